@@ -1,0 +1,116 @@
+"""Tokenizers for the made models: one of words with byte fall-back, one of byte pairs.
+
+Who calls it: benchmarks.models. What must hold: every byte string can be tokenized and comes back
+unchanged, and pieces that end inside a UTF-8 character are common, so that streaming is put to work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # llama.cpp's token types
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+WORDS = """
+the of and to in is that for it as was with on be by at this have from or had not are but what all
+were when we there can an your which their said if do will each about how up out them then she many
+some so these would other into has more her two like him see time could no make than first been its
+who now people my made over did down only way find use may water long little very after words called
+just where most know get through back much go good new write our me man too any day same right look
+think also around another came come work three word must because does part even place well such here
+take why things help put years different away again off went old number great tell men say small every
+found still between name should home big give air line set own under read last never us left end along
+while might next sound below saw something thought both few those always show large often together
+asked house world going want school important until form food keep children feet land side without boy
+once animals life enough took four head above kind began almost live page got earth need far hand high
+year mother light country father let night picture being study second soon story since white ever paper
+hard near sentence better best across during today however sure knew tried told young sun thing whole
+hear example heard several change answer room sea against top turned learn point city play toward five
+himself usually money seen morning body agent kernel task model token memory file tool plan step check
+note list count begin done fast slow open close send wait run stop start share queue slice batch cache
+""".split()
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    kind: str  # llama.cpp's tokenizer model: "llama" (unigram with byte fall-back) or "gpt2" (byte pairs)
+    tokens: list[str]
+    types: list[int]
+    bos: int
+    eos: int
+    end_of_turn: int
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+
+
+def word_vocabulary(size: int) -> Vocabulary:
+    """Return `size` tokens: control, 256 bytes, ASCII, word starts with all their prefixes, filler.
+
+    Raises ValueError when the words do not fit.
+    """
+    tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    types = [UNKNOWN, CONTROL, CONTROL, CONTROL, CONTROL]
+    tokens += [f"<0x{byte:02X}>" for byte in range(256)]
+    types += [BYTE] * 256
+    pieces = dict.fromkeys(["\u2581", *map(chr, range(33, 127))])
+    for word in WORDS:
+        for end in range(1, len(word) + 1):  # every prefix, so that merging can reach the word
+            pieces["\u2581" + word[:end]] = None
+    pieces.update(dict.fromkeys(f"{left}{right}" for left in "aeiou" for right in "nrstlmdc"))
+    room = size - len(tokens)
+    if len(pieces) > room:
+        raise ValueError(f"{len(pieces)} word pieces do not fit in a vocabulary of {size}")
+    filler = [f"<filler-{index}>" for index in range(room - len(pieces))]
+    tokens += [*pieces, *filler]
+    types += [NORMAL] * len(pieces) + [CONTROL] * len(filler)
+    scores = [0.0] * (size - room) + [float(len(piece)) for piece in pieces] + [0.0] * len(filler)
+    return Vocabulary("llama", tokens, types, bos=1, eos=2, end_of_turn=4, scores=scores)
+
+
+def byte_pair_vocabulary(size: int) -> Vocabulary:
+    """Return `size` byte-level tokens; a third of the pieces end inside a UTF-8 character."""
+    shown = _byte_alphabet()
+    tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    types = [CONTROL] * len(tokens)
+    single = [shown[byte] for byte in range(256)]
+    tokens += single
+    types += [NORMAL] * 256
+    merges: list[str] = []
+    seen = set(single)
+    syllables = [" " + word for word in WORDS] + [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    characters = [chr(0x4E00 + 7 * index) for index in range(600)]
+    index = 0
+    while len(tokens) < size:
+        stem = syllables[index % len(syllables)] * (1 + index // len(syllables) % 2)
+        character = characters[index * 31 % len(characters)].encode()
+        tail = (b"", character, character[:2])[index % 3] + str(index // 3 % 997).encode() * (index > 1800)
+        if index % 3 == 2:
+            tail = str(index).encode() + character[:2]  # ends two bytes into a three-byte character
+        piece = "".join(shown[byte] for byte in stem.encode() + tail)
+        index += 1
+        if piece in seen:
+            continue
+        seen.add(piece)
+        tokens.append(piece)
+        types.append(NORMAL)
+    for word in WORDS:  # real merges for common words only: the rest is reachable by generation alone
+        text = [shown[byte] for byte in (" " + word).encode()]
+        for end in range(1, len(text)):
+            left, right = "".join(text[:end]), text[end]
+            if left in seen and left + right in seen:
+                merges.append(f"{left} {right}")
+    return Vocabulary("gpt2", tokens, types, bos=1, eos=2, end_of_turn=4, merges=merges or ["a b"])
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Map each byte to the printable character that stands for it in byte-level BPE (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    alphabet = {byte: chr(byte) for byte in printable}
+    alphabet.update({byte: chr(256 + offset) for offset, byte in enumerate(hidden)})
+    return alphabet
