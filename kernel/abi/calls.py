@@ -1,0 +1,303 @@
+"""Every syscall: its fields, what it answers and how it fails. docs/protocol.md is made from this.
+
+Who uses it: dispatch.py validates a call's body against its class here before any handler runs; the
+SDK builds bodies from the same names. What must hold: a field that is not here is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from kernel.abi.errors import Errno, KernelError
+
+PROTOCOL_VERSION = 1
+
+# Bounds of single fields; what they bound is said where they are used.
+MAX_NAME_CHARS = 64
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+MAX_MESSAGES = 4096
+MAX_MAIL_BYTES = 64 << 10
+MAX_LOG_CHARS = 4096
+
+
+def bounded(low: float, high: float, default: Any = MISSING) -> Any:
+    """Declare a number field with its inclusive range, or a string or list field with its length's."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SysHello:
+    """Introduce this process to the kernel; the first call on a connection.
+
+    Answers {version, pid, kernel_pid, model, window_tokens, policy}. EPROTO: another version; EPERM: a
+    process of another user."""
+
+    version: int = bounded(0, 1 << 31)
+    name: str = bounded(0, MAX_NAME_CHARS, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SysInfo:
+    """Answer {version, model, slots, window_tokens, threads, policy, quantum_tokens, tasks,
+    uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SysStat:
+    """Answer the kernel's counters since boot: {steps, core_busy_s, generated_tokens, prompt_tokens,
+    recomputed_tokens, switches, switch_bytes, switch_s, restores, core_restarts, bad_messages,
+    segment_bytes, requests: {state: count}}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmGenerate:
+    """Generate text from exactly one of `prompt`, `messages` or `tokens`.
+
+    With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
+    "stop"|"length", usage: {prompt_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
+    total_s, core_s, switches, restores, recomputed_tokens}}. EINVAL: a field; EFBIG: the prompt and one
+    token do not fit the window; EAGAIN: too many requests in flight; ETIMEDOUT: deadline; EINTR:
+    cancelled; EIO: three LLM cores died while this request was on them."""
+
+    prompt: str | None = None
+    messages: list | None = bounded(1, MAX_MESSAGES, None)
+    tokens: list | None = bounded(1, 1 << 20, None)
+    max_tokens: int = bounded(1, 1 << 20, 256)
+    temperature: float = bounded(0.0, 100.0, 0.0)
+    top_k: int = bounded(0, 1 << 20, 40)
+    top_p: float = bounded(0.0, 1.0, 1.0)
+    seed: int = bounded(0, (1 << 63) - 1, 0)
+    stop: list | None = bounded(0, MAX_STOP_STRINGS, None)
+    ignore_end: bool = False
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmCancel:
+    """End one of the caller's own requests within a step; it ends with EINTR. Answers {cancelled: bool}."""
+
+    call: int = bounded(1, (1 << 63) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmTokenize:
+    """Answer {tokens: [int]}; with_special adds the model's opening token and reads control tokens."""
+
+    text: str
+    with_special: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmDetokenize:
+    """Answer {text}; bytes that are no UTF-8 become U+FFFD. EINVAL: a token outside the vocabulary."""
+
+    tokens: list = bounded(0, 1 << 20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcSpawn:
+    """Start a Python script as a child task of the caller. Answers {pid}.
+
+    `script` is a path; relative ones are seen from `cwd`, or from the kernel's folder. `env` is added to
+    the kernel's. EINVAL: no such script; EAGAIN: too many tasks."""
+
+    script: str = bounded(1, 4096)
+    args: list = bounded(0, 256, ())
+    name: str = bounded(0, MAX_NAME_CHARS, "")
+    env: dict | None = bounded(0, 256, None)
+    cwd: str | None = bounded(1, 4096, None)
+    priority: int = bounded(-20, 19, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcExit:
+    """Say that this task ends of its own will with `status`; the process exits next. Answers {}."""
+
+    status: int = bounded(0, 255, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcWait:
+    """Wait for a child (pid 0: any) to end and reap it.
+
+    Answers {pid, name, status, signal, reason, tail: last lines of its output, usage}: status is null
+    after a death by signal. ECHILD: no such child; ETIMEDOUT: `timeout_ms` passed."""
+
+    pid: int = bounded(0, 1 << 31, 0)
+    timeout_ms: int | None = bounded(0, 1 << 40, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcKill:
+    """Send a signal (TERM, KILL, INT, STOP, CONT, USR1, USR2) to a child, oneself, or, as an operator,
+    any task. STOP also takes the task's requests off the model. Answers {}. ESRCH, EPERM, EINVAL."""
+
+    pid: int = bounded(1, 1 << 31)
+    signal: str = bounded(1, 16, "TERM")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcPs:
+    """Answer {tasks: [{pid, ppid, name, state, waits_for, priority, cpu_s, cpu_percent, throttled,
+    rss_bytes, requests, prompt_tokens, generated_tokens, switches, switch_bytes, wait_s, ttft_s, calls,
+    age_s, status, signal}]}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcLogs:
+    """Answer {pid, name, text}: the last bytes a task wrote to stdout, stderr and log.write. ESRCH, EPERM."""
+
+    pid: int = bounded(1, 1 << 31)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpcSend:
+    """Put a message into a task's mailbox, waiting while it is full. Answers {}.
+
+    ESRCH: no such task; EMSGSIZE: over 64 KiB; ETIMEDOUT: still full after timeout_ms; EPIPE: it died."""
+
+    to: int = bounded(1, 1 << 31)
+    data: bytes = bounded(0, MAX_MAIL_BYTES)
+    timeout_ms: int | None = bounded(0, 1 << 40, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpcRecv:
+    """Take the oldest message from the caller's mailbox, waiting for one. Answers {sender, data}.
+
+    ETIMEDOUT: none within timeout_ms."""
+
+    timeout_ms: int | None = bounded(0, 1 << 40, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemCreate:
+    """Make a shared-memory segment of the caller's, zeroed. Answers {name, size_bytes}. EEXIST, ENOMEM."""
+
+    name: str = bounded(1, MAX_NAME_CHARS)
+    size_bytes: int = bounded(1, 1 << 34)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemStat:
+    """Answer {segments: [{name, size_bytes}], used_bytes, limit_bytes} of the caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemUnlink:
+    """Remove a segment of the caller's. Answers {}. ENOENT."""
+
+    name: str = bounded(1, MAX_NAME_CHARS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedSetattr:
+    """Change a task's priority (nice: -20 first, 19 last) or, as an operator, the policy and quantum.
+
+    pid 0 is the caller. Without being an operator a task may only lower itself or a child. Answers what
+    sched.getattr answers. EPERM, ESRCH, EINVAL."""
+
+    pid: int = bounded(0, 1 << 31, 0)
+    priority: int | None = bounded(-20, 19, None)
+    policy: str | None = bounded(1, 32, None)
+    quantum_tokens: int | None = bounded(1, 1 << 20, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedGetattr:
+    """Answer {pid, priority, policy, quantum_tokens}. ESRCH."""
+
+    pid: int = bounded(0, 1 << 31, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedGetpolicies:
+    """Answer {policies: [{name, doc}], current}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWrite:
+    """Append a line to the caller's log, beside what it prints. Answers {}."""
+
+    text: str = bounded(0, MAX_LOG_CHARS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SysShutdown:
+    """End every task and then the kernel. Answers {} before it goes. EPERM: operators only."""
+
+
+CALLS: dict[str, type] = {
+    "sys.hello": SysHello,
+    "sys.info": SysInfo,
+    "sys.stat": SysStat,
+    "sys.shutdown": SysShutdown,
+    "llm.generate": LlmGenerate,
+    "llm.cancel": LlmCancel,
+    "llm.tokenize": LlmTokenize,
+    "llm.detokenize": LlmDetokenize,
+    "proc.spawn": ProcSpawn,
+    "proc.exit": ProcExit,
+    "proc.wait": ProcWait,
+    "proc.kill": ProcKill,
+    "proc.ps": ProcPs,
+    "proc.logs": ProcLogs,
+    "ipc.send": IpcSend,
+    "ipc.recv": IpcRecv,
+    "mem.create": MemCreate,
+    "mem.stat": MemStat,
+    "mem.unlink": MemUnlink,
+    "sched.setattr": SchedSetattr,
+    "sched.getattr": SchedGetattr,
+    "sched.getpolicies": SchedGetpolicies,
+    "log.write": LogWrite,
+}
+
+
+def _schema(call: type) -> dict[str, tuple[tuple[type, ...], float | None, float | None, bool]]:
+    """Return field -> (accepted types, low, high, is required), worked out once per class."""
+    hints = get_type_hints(call)
+    table = {}
+    for item in fields(call):
+        hint = hints[item.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if float in kinds:
+            kinds = (*kinds, int)
+        is_required = item.default is MISSING
+        table[item.name] = (kinds, item.metadata.get("low"), item.metadata.get("high"), is_required)
+    return table
+
+
+SCHEMAS = {method: _schema(call) for method, call in CALLS.items()}
+
+
+def validate(method: str, body: dict[str, Any]) -> Any:
+    """Return the call object for a body. Raises KernelError ENOSYS or EINVAL naming field and value."""
+    call = CALLS.get(method)
+    if call is None:
+        raise KernelError(Errno.ENOSYS, f"no method {ascii(method[:64])}")
+    schema = SCHEMAS[method]
+    for name, value in body.items():
+        if name not in schema:
+            raise KernelError(Errno.EINVAL, f"{method}: unknown field {ascii(name[:64])}")
+        kinds, low, high, _ = schema[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            got = type(value).__name__
+            raise KernelError(Errno.EINVAL, f"{method}: {name} is a {got}, wanted {wanted}")
+        if low is None or high is None or value is None:
+            continue
+        is_sized = isinstance(value, str | bytes | list | tuple | dict)
+        measure = len(value) if is_sized else value
+        if not low <= measure <= high:
+            what = f"{name} has length" if is_sized else f"{name} is"
+            raise KernelError(
+                Errno.EINVAL, f"{method}: {what} {measure}, wanted {low:g} to {high:g}"
+            )
+    for name, (_, _, _, is_required) in schema.items():
+        if is_required and name not in body:
+            raise KernelError(Errno.EINVAL, f"{method}: field {name} is missing")
+    return call(**body)

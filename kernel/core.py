@@ -1,0 +1,329 @@
+"""The kernel's decisions: events in, effects out. No I/O, no clock, no threads.
+
+Who calls it: loop.py, which makes the events and carries out the effects in order. What must hold: the
+same events give the same effects; a step for the core comes before the messages that its results made,
+so that the core never waits for the agents' post.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernel.abi.errors import Errno, KernelError
+from kernel.calls import CallTable
+from kernel.config import Config
+from kernel.context.store import SegmentStore
+from kernel.dispatch import dispatch
+from kernel.effects import (
+    Effect,
+    Halt,
+    RunStep,
+    SampleProcesses,
+    Say,
+    SetTimer,
+    StartCore,
+    Watch,
+)
+from kernel.engine.base import EngineInfo
+from kernel.events import (
+    CoreAnswer,
+    CoreLost,
+    CoreReady,
+    Event,
+    Message,
+    Output,
+    PeerStalled,
+    ProcessEnded,
+    ProcessSample,
+    ShutdownAsked,
+    Spawned,
+    SpawnFailed,
+    StepDone,
+    TimerFired,
+)
+from kernel.ipc.mailbox import PostOffice
+from kernel.limits import MAX_FAILED_STARTS, SHUTDOWN_GRACE_NS
+from kernel.memory.manager import MemoryManager
+from kernel.objects import Call, Request, Task
+from kernel.proc.governor import Governor
+from kernel.proc.table import TaskTable
+from kernel.report import boot_line, task_rows
+from kernel.sched.requests import RequestManager
+from kernel.sched.scheduler import Scheduler
+from kernel.states import TaskState
+
+STATUS_MODEL, STATUS_CORE = 5, 8  # exit statuses, see docs/errors.md
+
+
+class Kernel:
+    """Everything the kernel knows. `pid` is its own process's, `now_ns` is CLOCK_MONOTONIC everywhere."""
+
+    def __init__(self, config: Config, pid: int, uid: int) -> None:
+        self.config = config
+        self.pid = pid
+        self.uid = uid
+        self.bad_messages = 0
+        self.is_going_down = False
+        self.last_info: EngineInfo | None = None
+        self._out: list[Effect] = []
+        self._segments = 0
+        self._timer_ns: int | None = None
+        self.born_ns = 0
+        self.core_pid: int | None = None
+        self.core_restarts = 0
+        self._failed_starts = 0
+        self.uses_extra_buffers = True
+        self._exit_status = 0
+        self._kill_at_ns: int | None = None
+        self._ps_calls: list[Call] = []
+        emit = self._emit
+        self.calls = CallTable(emit)
+        self.table = TaskTable(self.calls, emit)
+        self.store = SegmentStore(config.snapshot_bytes, self._next_segment, emit)
+        self.scheduler = Scheduler(
+            config.policy, config.quantum_tokens, config.prefill_tokens, self.store, self._settle
+        )
+        self.requests = RequestManager(self.calls, self.scheduler, emit)
+        self.post = PostOffice(self.calls)
+        self.memory = MemoryManager(self._next_segment, emit)
+        self.governor = Governor(emit, self._may_signal)
+
+    def start(self, now_ns: int) -> list[Effect]:
+        """Return the first effects: a core is started."""
+        self.born_ns = now_ns
+        return [StartCore(self.uses_extra_buffers)]
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Take one event; return what is to be done, in order."""
+        self._out = []
+        _EVENTS[type(event)](self, event)
+        posts, self._out = self._out, []
+        plan = self.scheduler.plan(event.now_ns)
+        if plan is not None:
+            self._out.append(RunStep(plan))
+            self.governor.core_busy(event.now_ns)
+        elif not self.scheduler.is_working:
+            self.governor.core_idle()
+        self._out += posts
+        self._set_timer()
+        return self._out
+
+    # -- what happens -------------------------------------------------------------------------
+
+    def _on_message(self, event: Message) -> None:
+        dispatch(self, event)
+
+    def _on_step_done(self, event: StepDone) -> None:
+        sampled = self.scheduler.step_done(event.result)
+        self.requests.step_done(event.result, sampled)
+
+    def _on_core_ready(self, event: CoreReady) -> None:
+        if self.last_info is None:
+            self._emit(Say(boot_line(event.info)))
+        self.last_info = event.info
+        self.core_pid = event.pid
+        self._failed_starts = 0
+        self.scheduler.core_ready(event.info)
+        self.requests.core_ready(event.info)
+
+    def _on_core_lost(self, event: CoreLost) -> None:
+        self.core_pid = None
+        self.requests.core_lost(self.scheduler.core_lost(event.now_ns), event.now_ns)
+        if self.is_going_down:
+            return
+        if event.is_fatal:
+            self._give_up(STATUS_MODEL, event.reason, event.now_ns)
+            return
+        if event.was_ready:
+            self.core_restarts += 1
+            self._emit(Say(f"the LLM core died ({event.reason}): starting another one"))
+        else:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                text = f"the LLM core died {self._failed_starts} times at its start: {event.reason}"
+                self._give_up(STATUS_CORE, text, event.now_ns)
+                return
+            if self.uses_extra_buffers:
+                self.uses_extra_buffers = False
+                text = f"the LLM core died at its start ({event.reason}): trying without repacked weights"
+                self._emit(Say(text))
+        self._emit(StartCore(self.uses_extra_buffers))
+
+    def _on_core_answer(self, event: CoreAnswer) -> None:
+        self.requests.answered(event.ticket, event.value, event.error, event.now_ns)
+
+    def _on_spawned(self, event: Spawned) -> None:
+        task = self.table.spawned(event.ticket, event.pid, event.now_ns)
+        self.post.open(task.pid)
+        if self.is_going_down:
+            self.table.send_signal(task, "KILL")
+
+    def _on_spawn_failed(self, event: SpawnFailed) -> None:
+        self.table.spawn_failed(event.ticket, event.reason)
+
+    def _on_process_ended(self, event: ProcessEnded) -> None:
+        task = self.table.tasks.get(event.pid)
+        if task is None or task.state is TaskState.ZOMBIE:
+            return
+        gone = KernelError(Errno.EPIPE, f"task {task.pid} ended")
+        for call in list(task.calls.values()):
+            self.calls.abort(call, gone, event.now_ns)
+        self.governor.forget(task.pid)
+        self.post.close(task.pid)
+        self.memory.release(task.pid)
+        self.table.ended(task, event.status, event.signal, event.now_ns)
+        if self.is_going_down and not self.table.living():
+            self._emit(Halt(self._exit_status))
+
+    def _on_output(self, event: Output) -> None:
+        task = self.table.tasks.get(event.pid)
+        if task is not None:
+            task.append_log(event.data, self.config.log_bytes)
+
+    def _on_sample(self, event: ProcessSample) -> None:
+        for pid, cpu_s, rss_bytes in event.usage:
+            task = self.table.tasks.get(pid)
+            if task is not None and task.state is not TaskState.ZOMBIE:
+                task.usage.cpu_s, task.usage.rss_bytes = cpu_s, rss_bytes
+        self.governor.sampled(event.now_ns, event.usage)
+        waiting, self._ps_calls = self._ps_calls, []
+        for call in waiting:
+            self.calls.reply(call, {"tasks": task_rows(self, event.now_ns)})
+
+    def _on_timer(self, event: TimerFired) -> None:
+        self._timer_ns = None
+        self.calls.expire(event.now_ns)
+        self.governor.tick(event.now_ns, self._living_pids())
+        if self._kill_at_ns is not None and event.now_ns >= self._kill_at_ns:
+            self._kill_at_ns = None
+            for task in list(self.table.tasks.values()):
+                if task.state is not TaskState.ZOMBIE:
+                    self.table.send_signal(task, "KILL")
+            self._emit(Halt(self._exit_status))
+
+    def _on_peer_stalled(self, event: PeerStalled) -> None:
+        """A peer that does not read: its calls end, and its task with them."""
+        text = "it does not read its replies"
+        stalled = {call.task for call in self.calls.of_peer(event.peer) if call.task}
+        self.calls.abort_peer(event.peer, KernelError(Errno.EPIPE, text), event.now_ns)
+        for task in stalled:
+            task.reason = text
+            self.signal(task, "KILL", event.now_ns)
+
+    def _on_shutdown(self, event: ShutdownAsked) -> None:
+        self.shut_down(0, event.now_ns)
+
+    # -- what handlers ask for ----------------------------------------------------------------
+
+    def greet(self, pid: int, name: str, now_ns: int) -> None:
+        """A process said hello: it is a task, known or adopted."""
+        task = self.table.tasks.get(pid)
+        if task is None or task.state is TaskState.ZOMBIE:
+            task = self.table.adopt(pid, name, now_ns)
+            self.post.open(pid)
+            self._emit(Watch(pid))
+        if name and not task.has_said_hello:
+            task.name = name
+        task.has_said_hello = True
+        if task.state is TaskState.NEW:
+            task.move(TaskState.READY)
+
+    def signal(self, task: Task, name: str, now_ns: int) -> None:
+        """Send a signal, with what it means for the task's requests."""
+        if name == "STOP" and task.state is not TaskState.STOPPED:
+            self.governor.forget(task.pid)
+            self.requests.pause(task, now_ns)
+            task.move(TaskState.STOPPED)
+        elif name == "CONT" and task.state is TaskState.STOPPED:
+            task.resume()
+            self.requests.resume(task)
+        elif name == "KILL":
+            killed = KernelError(Errno.EPIPE, f"task {task.pid} was killed")
+            for call in list(task.calls.values()):
+                self.calls.abort(call, killed, now_ns)
+        is_held = self.governor.is_held(task.pid)
+        self.table.send_signal(task, name)
+        if is_held and name not in ("KILL", "STOP"):
+            self.table.send_signal(task, "CONT")  # a stopped process acts on a signal once continued
+
+    def set_priority(self, task: Task, priority: int) -> None:
+        def change() -> None:
+            task.priority = priority
+
+        self.scheduler.reprioritise(task.requests, change)
+
+    def ask_ps(self, call: Call) -> None:
+        """Answer with fresh CPU times: a sample is taken first."""
+        self.calls.defer(call, self)
+        self._ps_calls.append(call)
+        self._emit(SampleProcesses(self._living_pids()))
+
+    def withdraw(self, call: Call, now_ns: int) -> None:
+        self._ps_calls.remove(call)
+
+    def shut_down(self, status: int, now_ns: int) -> None:
+        """End every task, then the kernel: TERM first, KILL after a grace period."""
+        if self.is_going_down:
+            return
+        self.is_going_down = True
+        self._exit_status = status
+        self.governor.core_idle()
+        down = KernelError(Errno.ESHUTDOWN, "the kernel is going down")
+        self.calls.abort_all(down, now_ns)
+        for task in self.table.tasks.values():
+            if task.state is not TaskState.ZOMBIE:
+                self.table.send_signal(task, "TERM")
+                if task.state is TaskState.STOPPED:
+                    self.table.send_signal(task, "CONT")
+        if self.table.living():
+            self._kill_at_ns = now_ns + SHUTDOWN_GRACE_NS
+        else:
+            self._emit(Halt(status))
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _emit(self, effect: Effect) -> None:
+        self._out.append(effect)
+
+    def _next_segment(self) -> int:
+        self._segments += 1
+        return self._segments
+
+    def _settle(self, request: Request) -> None:
+        request.task.settle()
+
+    def _may_signal(self, pid: int) -> bool:
+        task = self.table.tasks.get(pid)
+        return task is not None and task.state not in (TaskState.ZOMBIE, TaskState.STOPPED)
+
+    def _living_pids(self) -> tuple[int, ...]:
+        tasks = self.table.tasks.items()
+        return tuple(pid for pid, task in tasks if task.state is not TaskState.ZOMBIE)
+
+    def _set_timer(self) -> None:
+        times = (self.calls.next_deadline_ns(), self.governor.next_timer_ns(), self._kill_at_ns)
+        wanted = min((at for at in times if at is not None), default=None)
+        if wanted != self._timer_ns:
+            self._timer_ns = wanted
+            self._emit(SetTimer(wanted))
+
+    def _give_up(self, status: int, text: str, now_ns: int) -> None:
+        self._emit(Say(text))
+        self.shut_down(status, now_ns)
+
+
+_EVENTS: dict[type, Any] = {
+    Message: Kernel._on_message,
+    StepDone: Kernel._on_step_done,
+    CoreReady: Kernel._on_core_ready,
+    CoreLost: Kernel._on_core_lost,
+    CoreAnswer: Kernel._on_core_answer,
+    Spawned: Kernel._on_spawned,
+    SpawnFailed: Kernel._on_spawn_failed,
+    ProcessEnded: Kernel._on_process_ended,
+    Output: Kernel._on_output,
+    ProcessSample: Kernel._on_sample,
+    TimerFired: Kernel._on_timer,
+    PeerStalled: Kernel._on_peer_stalled,
+    ShutdownAsked: Kernel._on_shutdown,
+}

@@ -1,0 +1,195 @@
+"""The syscall table: from a message to a handler, from an exception to an error reply.
+
+Who calls it: core.py, for each message. What must hold: every call that can be read ends in exactly one
+answer; a handler either returns the reply's body, or None after it deferred the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kernel.abi import calls as abi
+from kernel.abi.codec import BadCall, decode_call
+from kernel.abi.errors import Errno, KernelError
+from kernel.events import Message
+from kernel.objects import Call, Task
+from kernel.report import describe, statistics
+from kernel.sched.policy import DESCRIPTIONS, POLICIES
+from kernel.states import TaskState
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+Handler = Callable[["Kernel", Call, Any, int], "dict[str, Any] | None"]
+
+
+def dispatch(kernel: Kernel, message: Message) -> None:
+    """Answer a message, now or later."""
+    call = Call(message.peer, message.is_operator, 0, "", None)
+    try:
+        try:
+            wire = decode_call(list(message.frames))
+        except BadCall as error:
+            call.id = error.call_id
+            kernel.bad_messages += 1
+            raise
+        call.id, call.method = wire.id, wire.method
+        if wire.deadline_ms is not None:
+            call.deadline_ns = message.now_ns + wire.deadline_ms * 1_000_000
+        options = abi.validate(wire.method, wire.body)
+        kernel.calls.check(call)
+        if wire.method == "sys.hello":
+            body = _hello(kernel, call, options, message)
+        else:
+            if not message.is_operator:
+                call.task = _caller(kernel, message)
+                call.task.usage.calls += 1
+            elif message.uid != kernel.uid:
+                raise KernelError(Errno.EPERM, f"{wire.method}: user {message.uid} is no operator here")
+            if kernel.is_going_down and wire.method != "sys.info":
+                raise KernelError(Errno.ESHUTDOWN, f"{wire.method}: the kernel is going down")
+            body = HANDLERS[wire.method](kernel, call, options, message.now_ns)
+    except KernelError as error:
+        kernel.calls.fail(call, error)
+        return
+    if body is not None:
+        kernel.calls.reply(call, body)
+
+
+def _caller(kernel: Kernel, message: Message) -> Task:
+    task = kernel.table.tasks.get(message.pid)
+    if task is None or not task.has_said_hello or task.state is TaskState.ZOMBIE:
+        raise KernelError(Errno.EPROTO, f"process {message.pid} has not said sys.hello")
+    return task
+
+
+def _hello(kernel: Kernel, call: Call, options: abi.SysHello, message: Message) -> dict[str, Any]:
+    if options.version != abi.PROTOCOL_VERSION:
+        text = f"sys.hello: version {options.version}, this kernel speaks {abi.PROTOCOL_VERSION}"
+        raise KernelError(Errno.EPROTO, text)
+    if message.uid != kernel.uid or message.pid <= 0:
+        text = f"sys.hello: process {message.pid} of user {message.uid} is not of user {kernel.uid}"
+        raise KernelError(Errno.EPERM, text)
+    if kernel.is_going_down:
+        raise KernelError(Errno.ESHUTDOWN, "sys.hello: the kernel is going down")
+    if not message.is_operator:
+        kernel.greet(message.pid, options.name, message.now_ns)
+    info = kernel.scheduler.info or kernel.last_info
+    return {
+        "version": abi.PROTOCOL_VERSION,
+        "pid": message.pid,
+        "kernel_pid": kernel.pid,
+        "model": kernel.config.model,
+        "window_tokens": info.window_tokens if info else 0,
+        "policy": kernel.scheduler.policy_name,
+    }
+
+
+def _needs_task(call: Call) -> Task:
+    if call.task is None:
+        raise KernelError(Errno.EPERM, f"{call.method}: an operator is no task")
+    return call.task
+
+
+def _exit(kernel: Kernel, call: Call, options: abi.ProcExit, now_ns: int) -> dict[str, Any]:
+    task = _needs_task(call)
+    task.exit_declared = options.status
+    return {}
+
+
+def _kill(kernel: Kernel, call: Call, options: abi.ProcKill, now_ns: int) -> dict[str, Any]:
+    task = kernel.table.check_signal(call, options)
+    kernel.signal(task, options.signal, now_ns)
+    return {}
+
+
+def _logs(kernel: Kernel, call: Call, options: abi.ProcLogs, now_ns: int) -> dict[str, Any]:
+    task = kernel.table.tasks.get(options.pid)
+    if task is None:
+        raise KernelError(Errno.ESRCH, f"proc.logs: no task {options.pid}")
+    if not call.is_operator and (call.task is None or call.task.pid not in (task.pid, task.ppid)):
+        raise KernelError(Errno.EPERM, f"proc.logs: task {task.pid} is no child of the caller")
+    return {"pid": task.pid, "name": task.name, "text": task.log_text()}
+
+
+def _log_write(kernel: Kernel, call: Call, options: abi.LogWrite, now_ns: int) -> dict[str, Any]:
+    line = options.text.encode(errors="replace") + b"\n"
+    _needs_task(call).append_log(line, kernel.config.log_bytes)
+    return {}
+
+
+def _getattr(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "pid": 0,
+        "priority": 0,
+        "policy": kernel.scheduler.policy_name,
+        "quantum_tokens": kernel.scheduler.quantum_tokens,
+    }
+    pid = options.pid or (call.task.pid if call.task else 0)
+    if pid:
+        task = kernel.table.find(pid, call.method)
+        body["pid"], body["priority"] = task.pid, task.priority
+    return body
+
+
+def _setattr(kernel: Kernel, call: Call, options: abi.SchedSetattr, now_ns: int) -> dict[str, Any]:
+    if (options.policy, options.quantum_tokens) != (None, None) and not call.is_operator:
+        raise KernelError(Errno.EPERM, "sched.setattr: policy and quantum are an operator's to set")
+    if options.policy is not None and options.policy not in POLICIES:
+        text = f"sched.setattr: policy {options.policy!r} is not one of {', '.join(POLICIES)}"
+        raise KernelError(Errno.EINVAL, text)
+    if options.priority is not None:
+        pid = options.pid or (call.task.pid if call.task else 0)
+        task = kernel.table.find(pid, "sched.setattr")
+        if not call.is_operator:
+            is_own = call.task is not None and call.task.pid in (task.pid, task.ppid)
+            if not is_own or options.priority < task.priority:
+                text = f"sched.setattr: the caller may not set task {pid} to priority {options.priority}"
+                raise KernelError(Errno.EPERM, text)
+        kernel.set_priority(task, options.priority)
+    if options.policy is not None or options.quantum_tokens is not None:
+        scheduler = kernel.scheduler
+        scheduler.set_policy(
+            options.policy or scheduler.policy_name,
+            options.quantum_tokens or scheduler.quantum_tokens,
+        )
+    return _getattr(kernel, call, options, now_ns)
+
+
+def _getpolicies(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str, Any]:
+    rows = [{"name": name, "doc": " ".join(DESCRIPTIONS[name].split())} for name in POLICIES]
+    return {"policies": rows, "current": kernel.scheduler.policy_name}
+
+
+def _shutdown(kernel: Kernel, call: Call, options: Any, now_ns: int) -> None:
+    if not call.is_operator:
+        raise KernelError(Errno.EPERM, "sys.shutdown: operators only")
+    kernel.calls.reply(call, {})
+    kernel.shut_down(0, now_ns)
+
+
+HANDLERS: dict[str, Handler] = {
+    "sys.info": lambda k, c, o, now: describe(k, now),
+    "sys.stat": lambda k, c, o, now: statistics(k),
+    "sys.shutdown": _shutdown,
+    "llm.generate": lambda k, c, o, now: k.requests.generate(c, o, now),
+    "llm.cancel": lambda k, c, o, now: k.requests.cancel(c, o, now),
+    "llm.tokenize": lambda k, c, o, now: k.requests.tokenize(c, o),
+    "llm.detokenize": lambda k, c, o, now: k.requests.detokenize(c, o),
+    "proc.spawn": lambda k, c, o, now: k.table.spawn(c, o),
+    "proc.exit": _exit,
+    "proc.wait": lambda k, c, o, now: k.table.wait(c, o, now),
+    "proc.kill": _kill,
+    "proc.ps": lambda k, c, o, now: k.ask_ps(c),
+    "proc.logs": _logs,
+    "ipc.send": lambda k, c, o, now: k.post.send(c, o, now),
+    "ipc.recv": lambda k, c, o, now: k.post.receive(c, o, now),
+    "mem.create": lambda k, c, o, now: k.memory.create(_needs_task(c), o),
+    "mem.stat": lambda k, c, o, now: k.memory.stat(_needs_task(c)),
+    "mem.unlink": lambda k, c, o, now: k.memory.unlink(_needs_task(c), o),
+    "sched.setattr": _setattr,
+    "sched.getattr": _getattr,
+    "sched.getpolicies": _getpolicies,
+    "log.write": _log_write,
+}

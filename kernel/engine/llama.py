@@ -1,0 +1,390 @@
+"""llama.cpp driven one step at a time: split KV cache, one sequence id per slot.
+
+Who calls it: worker.py, inside the LLM core process and nowhere else (ggml aborts its process on an
+assertion, so the kernel never imports this). What must hold: see Row in base.py for the batches, and
+snapshot.py for what is handed to llama.cpp's state parser.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import time
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from kernel.engine import snapshot
+from kernel.engine.base import (
+    CHUNK_TOKENS,
+    EngineError,
+    EngineInfo,
+    Restore,
+    Row,
+    Sampled,
+    Save,
+    StepPlan,
+    StepResult,
+)
+from kernel.engine.sampler import sample
+
+_SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
+
+
+class LlamaEngine:
+    """One model with `slots` sequences of `window_tokens` each.
+
+    Raises EngineError from the constructor when the file is no model that llama.cpp can load, when
+    the context does not fit in memory, or when a first decode gives logits that are not finite.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        slots: int,
+        window_tokens: int,
+        threads: int,
+        extra_buffers: bool = True,
+    ) -> None:
+        began = time.monotonic()
+        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        options = llama_cpp.llama_model_default_params()
+        options.use_extra_bufts = extra_buffers
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
+        if not self._model:
+            raise EngineError(f"model {path}: llama.cpp cannot load this file as a GGUF model")
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        trained = llama_cpp.llama_model_n_ctx_train(self._model)
+        window_tokens = min(window_tokens, trained)
+        rows = max(CHUNK_TOKENS, slots)
+        self._context = self._make_context(slots, window_tokens, rows, threads)
+        if not self._context:
+            raise EngineError(
+                f"model {path}: no memory for {slots} slots of {window_tokens} tokens"
+            )
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = _Batch(rows)
+        self._slots = max(slots, 2)
+        self._min_rows = 1
+        self._segments: dict[int, _Mapping] = {}
+        self._template = llama_cpp.llama_model_chat_template(self._model, None)
+        vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._pieces: list[bytes | None] = [None] * vocab
+        self._is_end = [
+            bool(llama_cpp.llama_vocab_is_eog(self._vocab, token)) for token in range(vocab)
+        ]
+        self._vocab_size = vocab
+        layers = llama_cpp.llama_model_n_layer(self._model)
+        self._fingerprint = self._make_fingerprint(path, slots, window_tokens)
+        per_token, overhead = self._preflight()
+        self._min_rows = self._measure_min_rows()
+        self.info = EngineInfo(
+            model=path,
+            description=self._describe(),
+            vocab=vocab,
+            window_tokens=window_tokens,
+            slots=slots,
+            threads=threads,
+            kv_bytes_per_token=per_token,
+            snapshot_overhead_bytes=overhead + 64 * layers,
+            extra_buffers=extra_buffers,
+            has_template=bool(self._template),
+            load_s=time.monotonic() - began,
+        )
+
+    # -- text ---------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, with_special: bool) -> list[int]:
+        """Return token ids; with_special adds the model's own opening token and reads control tokens."""
+        raw = text.encode()
+        room = len(raw) + 8
+        for _ in range(2):
+            buffer = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, raw, len(raw), buffer, room, with_special, with_special
+            )
+            if count >= 0:
+                return buffer[:count]
+            room = -count
+        raise EngineError(f"llama.cpp could not tokenize a text of {len(raw)} bytes")
+
+    def render(self, messages: list[tuple[str, str]]) -> str:
+        """Return chat messages, (role, content) each, in the model's own template, open for a reply."""
+        if not self._template:
+            raise EngineError("the model carries no chat template: send a prompt instead of messages")
+        array = (llama_cpp.llama_chat_message * len(messages))(
+            *((role.encode(), content.encode()) for role, content in messages)
+        )
+        room = 256 + sum(2 * len(role) + 2 * len(content.encode()) + 64 for role, content in messages)
+        for _ in range(2):
+            buffer = ctypes.create_string_buffer(room)
+            used = llama_cpp.llama_chat_apply_template(
+                self._template, array, len(messages), True, buffer, room
+            )
+            if used < 0:
+                raise EngineError("llama.cpp does not know the model's chat template")
+            if used <= room:
+                return buffer.raw[:used].decode()
+            room = used
+        raise EngineError("the chat template gave texts of two lengths for the same messages")
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token adds to a text; empty for control tokens."""
+        known = self._pieces[token]
+        if known is None:
+            room = 64
+            while True:
+                buffer = ctypes.create_string_buffer(room)
+                used = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+                if used >= 0:
+                    break
+                room = -used
+            known = self._pieces[token] = buffer.raw[:used]
+        return known
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def attach(self, segment: int, fd: int, size_bytes: int) -> None:
+        """Map a segment of the kernel's; the descriptor stays the caller's."""
+        self._segments[segment] = _Mapping(fd, size_bytes)
+
+    def detach(self, segment: int) -> None:
+        """Unmap a segment; unknown ids are ignored, as after a core's restart."""
+        mapping = self._segments.pop(segment, None)
+        if mapping:
+            mapping.close()
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Carry out one plan; see StepPlan for the order."""
+        began = time.monotonic_ns()
+        saved = tuple((save.segment, self._save(save)) for save in plan.saves)
+        for slot in plan.clears:
+            self._clear(slot)
+        failed: dict[int, str] = {}
+        for restore in plan.restores:
+            try:
+                self._restore(restore)
+            except snapshot.SnapshotError as error:
+                self._clear(restore.slot)
+                failed[restore.slot] = str(error)
+        switched = time.monotonic_ns()
+        sampled: list[Sampled] = []
+        decodes = [row for row in plan.decodes if row.slot not in failed]
+        if decodes:
+            fillers = self._fillers({row.slot for row in decodes})
+            sampled += self._decode(sorted([*decodes, *fillers], key=lambda row: row.slot), True)
+            for filler in fillers:
+                llama_cpp.llama_memory_seq_rm(self._memory, filler.slot, filler.position, -1)
+        for chunk in plan.chunks:
+            if chunk.slot not in failed:
+                sampled += self._decode([chunk], False)
+        return StepResult(
+            number=plan.number,
+            sampled=tuple(sampled),
+            saved=saved,
+            failed_restores=tuple(failed.items()),
+            began_ns=began,
+            ended_ns=time.monotonic_ns(),
+            switch_ns=switched - began,
+        )
+
+    def _fillers(self, slots: set[int]) -> list[Row]:
+        """Return rows of no consequence for the holes between busy slots.
+
+        llama.cpp splits a batch wherever its slots are not adjacent, and each part reads all weights
+        once more: a filled hole costs a row, an empty one a pass. They also keep a row from being
+        alone in its part, where some kernels (F16 weights) sum in another order: see min_rows.
+        """
+        first, last = min(slots), max(slots)
+        if last - first + 1 < self._min_rows:
+            first, last = (first, last + 1) if last + 1 < self._slots else (first - 1, last)
+        return [
+            Row(slot, llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1, (0,), None)
+            for slot in range(first, last + 1)
+            if slot not in slots
+        ]
+
+    def _decode(self, rows: list[Row], all_outputs: bool) -> list[Sampled]:
+        """Run one batch and sample the rows that ask for it.
+
+        all_outputs: compute logits for every row, so that the last layer's batch is as wide as the
+        others' whoever wants a token (a row alone there would take another kernel: see _fillers).
+        """
+        outputs = self._batch.fill(rows, all_outputs)
+        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if status:
+            shown = ", ".join(f"slot {row.slot} at {row.position}+{len(row.tokens)}" for row in rows)
+            raise RuntimeError(f"llama_decode returned {status} for {shown}")
+        sampled = []
+        for row, values in zip(outputs, self._logits(len(outputs)), strict=True):
+            if row.sampling is not None:
+                token = sample(values, row.sampling, row.position + len(row.tokens))
+                is_end = self._is_end[token]
+                piece = b"" if is_end else self.piece(token)
+                sampled.append(Sampled(row.slot, token, piece, is_end))
+        return sampled
+
+    def _logits(self, rows: int) -> np.ndarray:
+        """Return the last decode's logits, shape (rows, vocab); valid until the next decode."""
+        if not rows:
+            return np.empty((0, self._vocab_size), np.float32)
+        pointer = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(rows, self._vocab_size))
+
+    def _save(self, save: Save) -> int:
+        held = llama_cpp.llama_memory_seq_pos_max(self._memory, save.slot) + 1
+        if held != save.tokens:
+            raise RuntimeError(f"slot {save.slot} holds {held} tokens, the plan says {save.tokens}")
+        mapping = self._segments[save.segment]
+        room = mapping.size_bytes - snapshot.HEADER_BYTES
+        used = llama_cpp.llama_state_seq_get_data(self._context, mapping.payload, room, save.slot)
+        if not used:
+            raise RuntimeError(
+                f"slot {save.slot}: {save.tokens} tokens do not fit in segment {save.segment}"
+                f" of {mapping.size_bytes} bytes"
+            )
+        return snapshot.seal(mapping.array, self._fingerprint, save.tokens, save.digest, used)
+
+    def _restore(self, restore: Restore) -> None:
+        mapping = self._segments[restore.segment]
+        payload = snapshot.unseal(
+            mapping.array, self._fingerprint, restore.tokens, restore.digest
+        )
+        self._clear(restore.slot)
+        used = llama_cpp.llama_state_seq_set_data(
+            self._context, mapping.payload, len(payload), restore.slot
+        )
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, restore.slot)
+        last = llama_cpp.llama_memory_seq_pos_max(self._memory, restore.slot)
+        if used != len(payload) or first != 0 or last != restore.tokens - 1:
+            raise snapshot.SnapshotError(
+                f"llama.cpp took {used} of {len(payload)} bytes and holds positions {first} to {last}"
+            )
+
+    # -- construction -------------------------------------------------------------------------
+
+    def _make_context(
+        self, slots: int, window_tokens: int, rows: int, threads: int
+    ) -> llama_cpp.llama_context_p:
+        options = llama_cpp.llama_context_default_params()
+        slots = max(slots, 2)  # a lone row needs a neighbour: see _fillers
+        options.n_ctx = slots * window_tokens
+        options.n_batch = options.n_ubatch = rows
+        options.n_seq_max = slots
+        options.n_threads = options.n_threads_batch = threads
+        options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED  # exact, faster to decode
+        options.kv_unified = False
+        options.no_perf = True
+        return llama_cpp.llama_init_from_model(self._model, options)
+
+    def _preflight(self) -> tuple[int, int]:
+        """Decode two chunks, check the logits, return (bytes per token, overhead) of a snapshot.
+
+        A build whose kernels crash on this CPU dies here, before it serves.
+        """
+        sizes = []
+        for position in (0, CHUNK_TOKENS):
+            self._batch.fill([Row(0, position, (0,) * CHUNK_TOKENS, None)], True)
+            status = llama_cpp.llama_decode(self._context, self._batch.struct)
+            if status or not np.isfinite(self._logits(1)).all():
+                raise EngineError(f"preflight: llama_decode returned {status} or logits not finite")
+            sizes.append(llama_cpp.llama_state_seq_get_size(self._context, 0))
+        self._clear(0)
+        per_token = -(-(sizes[1] - sizes[0]) // CHUNK_TOKENS)
+        return per_token, max(0, sizes[0] - per_token * CHUNK_TOKENS) + 4096
+
+    def _measure_min_rows(self) -> int:
+        """Return 2 when a row alone in a batch gives other bits than beside a second row, else 1."""
+        logits = []
+        for slots in ((0,), (0, 1)):
+            for slot in slots:
+                self._clear(slot)
+            self._batch.fill([Row(slot, 0, (0,), None) for slot in slots], True)
+            if llama_cpp.llama_decode(self._context, self._batch.struct):
+                raise EngineError("preflight: llama_decode failed on single tokens")
+            logits.append(self._logits(1)[0].tobytes())
+        for slot in (0, 1):
+            self._clear(slot)
+        return 1 if logits[0] == logits[1] else 2
+
+    def _clear(self, slot: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def _describe(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    @staticmethod
+    def _make_fingerprint(path: str, slots: int, window_tokens: int) -> bytes:
+        """Return 16 bytes that differ whenever a snapshot of one core would be wrong in another.
+
+        The first MiB (all dimensions and the tokenizer's start), the size and the time of change
+        stand for the weights: hashing gigabytes at each start would cost more than the load.
+        """
+        stat = os.stat(path)
+        digest = hashlib.blake2b(digest_size=16)
+        with Path(path).open("rb") as file:
+            digest.update(file.read(1 << 20))
+        parts = (stat.st_size, stat.st_mtime_ns, slots, window_tokens)
+        digest.update(repr((*parts, llama_cpp.__version__)).encode())
+        return digest.digest()
+
+
+class _Batch:
+    """A llama_batch whose arrays are numpy's, filled without a Python loop per token."""
+
+    def __init__(self, rows: int) -> None:
+        self._token = np.zeros(rows, np.int32)
+        self._position = np.zeros(rows, np.int32)
+        self._sequence = np.zeros(rows, np.int32)
+        self._counts = np.ones(rows, np.int32)
+        self._wanted = np.zeros(rows, np.int8)
+        address = self._sequence.ctypes.data + 4 * np.arange(rows, dtype=np.uintp)
+        self._addresses = address.astype(np.uintp)
+        fields = dict(llama_cpp.llama_batch._fields_)
+        self.struct = llama_cpp.llama_batch(
+            token=ctypes.cast(self._token.ctypes.data, fields["token"]),
+            pos=ctypes.cast(self._position.ctypes.data, fields["pos"]),
+            n_seq_id=ctypes.cast(self._counts.ctypes.data, fields["n_seq_id"]),
+            seq_id=ctypes.cast(self._addresses.ctypes.data, fields["seq_id"]),
+            logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
+        )
+
+    def fill(self, rows: list[Row], all_outputs: bool) -> list[Row]:
+        """Lay rows out one after the other; return those whose last token's logits will be there."""
+        used = 0
+        self._wanted[:] = 0
+        wanted = []
+        for row in rows:
+            end = used + len(row.tokens)
+            self._token[used:end] = row.tokens
+            self._position[used:end] = np.arange(row.position, row.position + len(row.tokens))
+            self._sequence[used:end] = row.slot
+            if all_outputs or row.sampling is not None:
+                self._wanted[end - 1] = 1
+                wanted.append(row)
+            used = end
+        self.struct.n_tokens = used
+        return wanted
+
+
+class _Mapping:
+    """A segment in this process's memory, as numpy and as the pointer that llama.cpp wants."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._map = mmap.mmap(fd, size_bytes)
+        self.array = np.frombuffer(self._map, dtype=np.uint8)
+        self.payload = ctypes.cast(
+            self.array.ctypes.data + snapshot.HEADER_BYTES, ctypes.POINTER(ctypes.c_uint8)
+        )
+
+    def close(self) -> None:
+        del self.array  # the map cannot close under a view
+        self._map.close()

@@ -1,0 +1,138 @@
+"""Everything that can happen to the kernel. The loop makes these; Kernel.handle consumes them.
+
+What must hold: an event carries all that the decision needs, its time included (`now_ns`,
+CLOCK_MONOTONIC), so that the same events give the same effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernel.engine.base import EngineInfo, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Frames from a peer, routing frame taken off, as they came: nothing of them is trusted yet."""
+
+    now_ns: int
+    peer: bytes  # names the connection for replies
+    pid: int  # of the sender, attested by the OS; 0 when it could not be told
+    uid: int
+    is_operator: bool  # came in on the operators' socket
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A Launch effect ended well: the process runs. Tasks are named by the process's pid."""
+
+    now_ns: int
+    ticket: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    now_ns: int
+    ticket: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """A task's process is gone. An adopted one (not our child) has neither status nor signal."""
+
+    now_ns: int
+    pid: int
+    status: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Bytes that a task's process wrote to stdout or stderr."""
+
+    now_ns: int
+    pid: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """CPU time and memory of the tasks' processes, taken while the core works or an operator asks."""
+
+    now_ns: int
+    usage: tuple[tuple[int, float, int], ...]  # (pid, cpu seconds so far with descendants, RSS bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreReady:
+    now_ns: int
+    pid: int
+    info: EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class CoreAnswer:
+    """Answer to an AskCore: exactly one of value and error is set."""
+
+    now_ns: int
+    ticket: int
+    value: object | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    now_ns: int
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class CoreLost:
+    """The LLM core died, or never became ready; whatever it was doing is lost."""
+
+    now_ns: int
+    reason: str  # "signal SIGKILL", "exit status 1: its last line"
+    was_ready: bool
+    is_fatal: bool  # it said itself that it cannot serve this model: restarting is no use
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time asked for by the last SetTimer has come."""
+
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStalled:
+    """A peer does not read what it is sent: its queue ran full."""
+
+    now_ns: int
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """SIGINT or SIGTERM reached the kernel."""
+
+    now_ns: int
+
+
+Event = (
+    Message
+    | Spawned
+    | SpawnFailed
+    | ProcessEnded
+    | Output
+    | ProcessSample
+    | CoreReady
+    | CoreAnswer
+    | StepDone
+    | CoreLost
+    | TimerFired
+    | PeerStalled
+    | ShutdownAsked
+)

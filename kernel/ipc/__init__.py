@@ -1,0 +1,1 @@
+"""How processes reach the kernel. `server` is the only importer of zmq in the kernel."""

@@ -1,0 +1,389 @@
+"""THE event loop: waits, tells the kernel what happened, does what it answers.
+
+Who runs it: boot. What must hold: one thread, one epoll, nothing that blocks; without anything to do
+it sleeps without a timer; the LLM core's messages go first, and nobody else is served for longer than
+a few messages before the core is looked at again, so that no agent can delay a step.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from kernel.clock import now_ns
+from kernel.effects import (
+    AskCore,
+    DropSegment,
+    Effect,
+    Halt,
+    Launch,
+    MakeSegment,
+    RunStep,
+    SampleProcesses,
+    Say,
+    Send,
+    SetTimer,
+    Signal,
+    StartCore,
+    Watch,
+)
+from kernel.engine.link import ASK, ATTACH, DETACH, CoreProcess, plan_message
+from kernel.events import (
+    CoreAnswer,
+    CoreLost,
+    Event,
+    Message,
+    Output,
+    PeerStalled,
+    ProcessEnded,
+    ProcessSample,
+    ShutdownAsked,
+    Spawned,
+    SpawnFailed,
+    TimerFired,
+)
+from kernel.ipc.server import Server
+from kernel.proc.launcher import Launcher, LaunchError, Process
+from kernel.proc.usage import sample
+from kernel.signals import CAUGHT, Wakeup
+from shm.segment import Segment
+
+MESSAGES_PER_TURN = 16
+PROCESSES_PER_LOOK = 16  # ends and outputs of processes served before the core is looked at again
+RETRY_NS = 20_000_000  # for peers whose queues are full
+SWEEP_NS = 50_000_000  # for what ended tasks left running: one scan of /proc for many ends
+INTERRUPTED = 130  # exit status of a second Ctrl-C, as a shell has it
+
+
+class Handler(Protocol):
+    """The kernel, as far as the loop knows it."""
+
+    def start(self, now_ns: int) -> list[Effect]: ...
+    def handle(self, event: Event) -> list[Effect]: ...
+
+
+class Loop:
+    """Owns every descriptor of the kernel from here on; close gives all of them back."""
+
+    def __init__(
+        self,
+        kernel: Handler,
+        server: Server,
+        launcher: Launcher,
+        wakeup: Wakeup,
+        core_command: Callable[[bool], list[str]],
+    ) -> None:
+        self._kernel = kernel
+        self._server = server
+        self._launcher = launcher
+        self._wakeup = wakeup
+        self._core_command = core_command
+        self._core: CoreProcess | None = None
+        self._segments: dict[int, tuple[Segment, bool]] = {}
+        self._pending: deque[Event] = deque()  # made by carrying out effects
+        self._timer_ns: int | None = None
+        self._retry_ns: int | None = None
+        self._sweep_ns: int | None = None
+        self._unswept: set[int] = set()
+        self._interrupts = 0
+        self._status: int | None = None
+        self.last_loss = ""  # why the last core was lost, for the kernel's last words
+        self._epoll = select.epoll()
+        self._on_ready: dict[int, Callable[[], None]] = {}  # but zmq's and the link, which are looked at in every turn
+        self._link_mask = 0
+        self._register(wakeup.fd, self._serve_signals)
+        for fd in server.fds:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._do: dict[type, Callable[..., None]] = {
+            Send: self._send,
+            RunStep: self._run_step,
+            SetTimer: self._set_timer,
+            AskCore: self._ask_core,
+            MakeSegment: self._make_segment,
+            DropSegment: self._drop_segment,
+            Launch: self._launch,
+            Watch: self._watch,
+            Signal: self._signal,
+            SampleProcesses: self._sample,
+            StartCore: self._start_core,
+            Say: self._say,
+            Halt: self._halt,
+        }
+
+    def run(self) -> int:
+        """Serve until the kernel halts; return the exit status."""
+        self._carry_out(self._kernel.start(now_ns()))
+        self._handle_pending()
+        while self._status is None:
+            self._turn()
+        return self._status
+
+    def close(self) -> None:
+        """End the core and what was launched, send the last messages, free the segments."""
+        if self._core is not None:
+            self._core.close()
+            self._core = None
+        self._launcher.close()
+        self._server.retry()
+        self._server.close()
+        for segment, _ in self._segments.values():
+            segment.close()
+        self._segments.clear()
+        self._epoll.close()
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        ready = self._epoll.poll(self._timeout_s())
+        found = [(fd, self._on_ready.get(fd)) for fd, _ in ready]
+        self._serve_core()
+        for count, (fd, do) in enumerate(found, 1):
+            if do is not None and self._on_ready.get(fd) is do:  # else the number is another's by now
+                do()
+            if count % PROCESSES_PER_LOOK == 0:
+                self._serve_core()
+        self._serve_timers()
+        for _ in range(MESSAGES_PER_TURN):
+            message = self._server.recv(now_ns())
+            if message is None:
+                break
+            self._tell(message)
+
+    def _timeout_s(self) -> float | None:
+        if self._server.has_input:
+            return 0
+        times = [at for at in (self._timer_ns, self._retry_ns, self._sweep_ns) if at is not None]
+        return max(0, min(times) - now_ns()) / 1e9 if times else None
+
+    def _serve_core(self) -> None:
+        core = self._core
+        if core is None:
+            return
+        if core.is_sending:
+            core.flush()
+        for event in core.read(now_ns()):
+            if isinstance(event, CoreLost):
+                self._forget_core()
+                self.last_loss = event.reason
+            self._tell(event)
+        if self._core is core:
+            self._watch_link(core)
+
+    def _watch_link(self, core: CoreProcess) -> None:
+        mask = select.EPOLLIN | (select.EPOLLOUT if core.is_sending else 0)
+        if mask != self._link_mask:
+            self._epoll.modify(core.link_fd, mask)
+            self._link_mask = mask
+
+    def _forget_core(self) -> None:
+        """Drop a core that has closed itself (epoll has forgotten its descriptors by that)."""
+        self._core = None
+        for fd in [fd for fd, do in self._on_ready.items() if do == self._serve_core_stderr]:
+            del self._on_ready[fd]
+
+    def _serve_core_stderr(self) -> None:
+        core = self._core
+        if core is None:
+            return
+        fd = core.stderr_fd
+        data = core.read_stderr()
+        for line in data.decode(errors="replace").splitlines():
+            _log(f"core: {line}")
+        if core.stderr_fd < 0:
+            self._on_ready.pop(fd, None)
+
+    def _serve_signals(self) -> None:
+        for number in self._wakeup.read():
+            if number == signal.SIGINT:
+                self._interrupts += 1
+                if self._interrupts > 1:
+                    self._status = INTERRUPTED
+                    return
+            if number in CAUGHT:
+                self._tell(ShutdownAsked(now_ns()))
+
+    def _serve_timers(self) -> None:
+        now = now_ns()
+        if self._timer_ns is not None and now >= self._timer_ns:
+            self._timer_ns = None
+            self._tell(TimerFired(now))
+        if self._retry_ns is not None and now >= self._retry_ns:
+            self._server.retry()
+            self._retry_ns = now + RETRY_NS if self._server.has_overflow else None
+        if self._sweep_ns is not None and now >= self._sweep_ns:
+            self._sweep_ns = None
+            self._launcher.sweep(self._unswept)
+            self._unswept.clear()
+
+    # -- the kernel -----------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        try:
+            effects = self._kernel.handle(event)
+        except Exception:
+            if not isinstance(event, Message):
+                raise  # the kernel's own picture of the world is wrong now: better none
+            _log(f"bug: a message from process {event.pid} was dropped:\n{traceback.format_exc()}")
+            return
+        self._carry_out(effects)
+        self._handle_pending()
+
+    def _handle_pending(self) -> None:
+        while self._pending:
+            self._carry_out(self._kernel.handle(self._pending.popleft()))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._do[type(effect)](effect)
+
+    # -- effects: messages and time ---------------------------------------------------------------
+
+    def _send(self, effect: Send) -> None:
+        if not self._server.send(effect):
+            self._pending.append(PeerStalled(now_ns(), effect.peer))
+        if self._retry_ns is None and self._server.has_overflow:
+            self._retry_ns = now_ns() + RETRY_NS
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        self._timer_ns = effect.at_ns
+
+    def _say(self, effect: Say) -> None:
+        say(effect.text)
+
+    def _halt(self, effect: Halt) -> None:
+        self._status = effect.status
+
+    # -- effects: processes -----------------------------------------------------------------------
+
+    def _launch(self, effect: Launch) -> None:
+        try:
+            process = self._launcher.launch(effect.argv, dict(effect.env), effect.cwd)
+        except LaunchError as error:
+            self._pending.append(SpawnFailed(now_ns(), effect.ticket, str(error)))
+            return
+        self._register(process.output, lambda: self._serve_output(process))
+        self._register(process.pidfd, lambda: self._serve_end(process))
+        self._pending.append(Spawned(now_ns(), effect.ticket, process.pid))
+
+    def _watch(self, effect: Watch) -> None:
+        try:
+            process = self._launcher.watch(effect.pid)
+        except LaunchError:
+            self._pending.append(ProcessEnded(now_ns(), effect.pid, None, None))
+            return
+        if process is not None:
+            self._register(process.pidfd, lambda: self._serve_end(process))
+
+    def _signal(self, effect: Signal) -> None:
+        if self._core is not None and effect.pid == self._core.pid:
+            self._core.kill()
+        else:
+            self._launcher.signal(effect.pid, effect.number)
+
+    def _sample(self, effect: SampleProcesses) -> None:
+        self._pending.append(ProcessSample(now_ns(), sample(effect.pids)))
+
+    def _register(self, fd: int, do: Callable[[], None]) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._on_ready[fd] = do
+
+    def _forget(self, fd: int) -> None:
+        """Stop waiting on a descriptor that is about to be closed."""
+        del self._on_ready[fd]
+        self._epoll.unregister(fd)
+
+    def _serve_output(self, process: Process) -> None:
+        data = process.read()
+        if data:
+            self._tell(Output(now_ns(), process.pid, data))
+        elif data is not None:
+            self._forget(process.output)
+            process.close_output()
+
+    def _serve_end(self, process: Process) -> None:
+        self._forget(process.pidfd)
+        status, number = self._launcher.bury(process)
+        for data in process.drain():
+            self._tell(Output(now_ns(), process.pid, data))
+        if process.output >= 0:
+            self._forget(process.output)
+            process.close_output()
+        if process.child is not None:
+            self._unswept.add(process.pid)
+            self._sweep_ns = self._sweep_ns or now_ns() + SWEEP_NS
+        self._tell(ProcessEnded(now_ns(), process.pid, status, number))
+
+    # -- effects: the core and segments -----------------------------------------------------------
+
+    def _start_core(self, effect: StartCore) -> None:
+        if self._core is not None:
+            self._core.close()
+            self._forget_core()
+        try:
+            core = CoreProcess(self._core_command(effect.extra_buffers))
+        except OSError as error:
+            self.last_loss = f"it cannot be started: {error.strerror}"
+            self._pending.append(CoreLost(now_ns(), self.last_loss, False, False))
+            return
+        self._core = core
+        self._link_mask = select.EPOLLIN
+        self._epoll.register(core.link_fd, select.EPOLLIN)
+        self._register(core.stderr_fd, self._serve_core_stderr)
+        for number, (segment, is_for_core) in self._segments.items():
+            if is_for_core:
+                core.send((ATTACH, number, segment.size_bytes), segment.fd)
+        self._watch_link(core)
+
+    def _run_step(self, effect: RunStep) -> None:
+        if self._core is not None:  # else its CoreLost is on its way to the kernel
+            self._core.send(plan_message(effect.plan))
+            self._watch_link(self._core)
+
+    def _ask_core(self, effect: AskCore) -> None:
+        if self._core is None:
+            return
+        try:
+            self._core.send((ASK, effect.ticket, effect.what, effect.value))
+        except (ValueError, TypeError, OverflowError) as error:  # what msgpack cannot carry
+            self._pending.append(CoreAnswer(now_ns(), effect.ticket, None, str(error)))
+        self._watch_link(self._core)
+
+    def _make_segment(self, effect: MakeSegment) -> None:
+        try:
+            segment = Segment.create(f"agentix-{effect.segment}", effect.size_bytes, touch=True)
+        except OSError as error:
+            _log(f"segment {effect.segment} of {effect.size_bytes} bytes: {error.strerror}")
+            return
+        self._segments[effect.segment] = segment, effect.is_for_core
+        if effect.is_for_core and self._core is not None:
+            self._core.send((ATTACH, effect.segment, segment.size_bytes), segment.fd)
+            self._watch_link(self._core)
+
+    def _drop_segment(self, effect: DropSegment) -> None:
+        segment, is_for_core = self._segments.pop(effect.segment, (None, False))
+        if segment is None:
+            return
+        if is_for_core and self._core is not None:
+            self._core.send((DETACH, effect.segment))
+            self._watch_link(self._core)
+        segment.close()
+
+
+def say(text: str) -> None:
+    """Print a line for the person at the terminal."""
+    try:
+        print(text, flush=True)
+    except OSError:  # the terminal is gone; agents are not
+        sys.stdout = None
+
+
+def _log(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = None

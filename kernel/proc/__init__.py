@@ -1,0 +1,1 @@
+"""Processes of agents: starting and ending them, and what they use."""

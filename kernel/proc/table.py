@@ -1,0 +1,219 @@
+"""The task table: who exists, who may signal whom, who waits for whom.
+
+Who calls it: dispatch.py for the proc.* calls, core.py when a process starts, speaks or ends. What must
+hold: resources go when a task ends, its record when it was waited for; an orphan's parent is the kernel.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from kernel.abi.calls import ProcKill, ProcSpawn, ProcWait
+from kernel.abi.errors import Errno, KernelError
+from kernel.calls import CallTable
+from kernel.effects import Effect, Launch, Signal
+from kernel.limits import MAX_ORPHAN_ZOMBIES, MAX_TASKS, TAIL_LINES
+from kernel.objects import Call, Task
+from kernel.states import TaskState
+
+SIGNALS = ("TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2")
+
+
+class TaskTable:
+    """Tasks by pid. Handlers raise KernelError as the calls' docstrings say."""
+
+    def __init__(self, calls: CallTable, emit: Callable[[Effect], None]) -> None:
+        self.tasks: dict[int, Task] = {}
+        self._calls = calls
+        self._emit = emit
+        self._launches: dict[int, tuple[Call | None, ProcSpawn, int]] = {}  # by ticket
+        self._waits: dict[Call, int] = {}  # call -> pid waited for, 0: any child
+        self._orphans: deque[int] = deque()  # zombies without a parent, oldest first
+        self._tickets = 0
+
+    # -- birth --------------------------------------------------------------------------------
+
+    def spawn(self, call: Call, options: ProcSpawn) -> None:
+        """Have a script launched; answered when it runs."""
+        floor = call.task.priority if call.task else -20
+        if options.priority < floor:
+            text = f"proc.spawn: priority {options.priority} is above the caller's own {floor}"
+            raise KernelError(Errno.EPERM, text)
+        if self.living() + len(self._launches) >= MAX_TASKS:
+            raise KernelError(Errno.EAGAIN, f"proc.spawn: {MAX_TASKS} tasks exist")
+        argv = (options.script, *_strings("args", options.args))
+        env = options.env or {}
+        pairs = tuple(zip(_strings("env", list(env)), _strings("env", list(env.values())), strict=True))
+        self._calls.defer(call, self)
+        self._tickets += 1
+        ppid = call.task.pid if call.task else 0
+        self._launches[self._tickets] = (call, options, ppid)
+        self._emit(Launch(self._tickets, argv, pairs, options.cwd))
+
+    def spawned(self, ticket: int, pid: int, now_ns: int) -> Task:
+        """A launched process runs: it is a task from here on."""
+        call, options, ppid = self._launches.pop(ticket)
+        if ppid not in self.tasks:
+            ppid = 0
+        name = options.name or options.script.rpartition("/")[2].removesuffix(".py")
+        task = Task(pid, ppid, name, now_ns, priority=options.priority)
+        self._enter(task)
+        if call is not None:
+            self._calls.reply(call, {"pid": pid})
+        return task
+
+    def spawn_failed(self, ticket: int, reason: str) -> None:
+        call, options, _ = self._launches.pop(ticket)
+        if call is not None:
+            text = f"proc.spawn: cannot start {options.script}: {reason}"
+            self._calls.fail(call, KernelError(Errno.EINVAL, text))
+
+    def adopt(self, pid: int, name: str, now_ns: int) -> Task:
+        """A process that the kernel did not launch said hello."""
+        if self.living() >= MAX_TASKS:
+            raise KernelError(Errno.EAGAIN, f"sys.hello: {MAX_TASKS} tasks exist")
+        task = Task(pid, 0, name or f"pid-{pid}", now_ns, is_launched=False)
+        self._enter(task)
+        return task
+
+    def _enter(self, task: Task) -> None:
+        stale = self.tasks.get(task.pid)
+        if stale is not None:  # the pid of an unreaped zombie came round again
+            self._reap(stale)
+        self.tasks[task.pid] = task
+
+    def living(self) -> int:
+        return sum(task.state is not TaskState.ZOMBIE for task in self.tasks.values())
+
+    def find(self, pid: int, method: str) -> Task:
+        """Return a living task. Raises KernelError ESRCH."""
+        task = self.tasks.get(pid)
+        if task is None or task.state is TaskState.ZOMBIE:
+            raise KernelError(Errno.ESRCH, f"{method}: no task {pid}")
+        return task
+
+    # -- signals ------------------------------------------------------------------------------
+
+    def check_signal(self, call: Call, options: ProcKill) -> Task:
+        """Return the task that may be signalled. Raises KernelError EINVAL, ESRCH, EPERM."""
+        if options.signal not in SIGNALS:
+            text = f"proc.kill: signal {options.signal!r} is not one of {', '.join(SIGNALS)}"
+            raise KernelError(Errno.EINVAL, text)
+        task = self.find(options.pid, "proc.kill")
+        is_own = call.task is not None and call.task.pid in (task.pid, task.ppid)
+        if not call.is_operator and not is_own:
+            text = f"proc.kill: task {task.pid} is neither the caller nor a child of it"
+            raise KernelError(Errno.EPERM, text)
+        return task
+
+    def send_signal(self, task: Task, name: str) -> None:
+        self._emit(Signal(task.pid, int(getattr(signal, f"SIG{name}"))))
+
+    # -- death --------------------------------------------------------------------------------
+
+    def ended(self, task: Task, status: int | None, number: int | None, now_ns: int) -> None:
+        """A task's process is gone: it is a zombie until somebody waits for it."""
+        task.status = status if number is not None or status is not None else task.exit_declared
+        task.signal = number
+        if not task.reason:
+            task.reason = _reason(task)
+        task.move(TaskState.ZOMBIE)
+        for child in [item for item in self.tasks.values() if item.ppid == task.pid]:
+            child.ppid = 0
+            if child.state is TaskState.ZOMBIE:
+                self._orphans.append(child.pid)
+        self._tell_waiters(task)
+        if task.pid in self.tasks and task.ppid == 0:
+            self._orphans.append(task.pid)
+        while len(self._orphans) > MAX_ORPHAN_ZOMBIES:
+            self._reap(self.tasks[self._orphans[0]])
+        self._answer_childless()
+
+    def wait(self, call: Call, options: ProcWait, now_ns: int) -> dict[str, Any] | None:
+        """Answer with a dead child's record, or wait for one (None)."""
+        candidates = self._waitable(call, options.pid)
+        if not candidates:
+            which = f"task {options.pid}" if options.pid else "children"
+            raise KernelError(Errno.ECHILD, f"proc.wait: the caller has no {which} to wait for")
+        for task in candidates:
+            if task.state is TaskState.ZOMBIE:
+                return self._collect(call, task)
+        if options.timeout_ms == 0:
+            raise KernelError(Errno.ETIMEDOUT, "proc.wait: none has ended")
+        timeout_ns = None if options.timeout_ms is None else options.timeout_ms * 1_000_000
+        self._waits[call] = options.pid
+        self._calls.defer(call, self, None if timeout_ns is None else now_ns + timeout_ns)
+        return None
+
+    def withdraw(self, call: Call, now_ns: int) -> None:
+        """Forget a waiting wait, or the caller of a launch under way."""
+        self._waits.pop(call, None)
+        for ticket, (caller, options, ppid) in self._launches.items():
+            if caller is call:
+                self._launches[ticket] = (None, options, ppid)
+
+    def _waitable(self, call: Call, pid: int) -> list[Task]:
+        ppid = call.task.pid if call.task else 0
+        if pid and call.is_operator:
+            return [task for task in (self.tasks.get(pid),) if task is not None]
+        if pid:
+            return [task for task in (self.tasks.get(pid),) if task and task.ppid == ppid]
+        return [task for task in self.tasks.values() if task.ppid == ppid]
+
+    def _collect(self, call: Call, task: Task) -> dict[str, Any]:
+        """Return a zombie's record; reap it unless the caller is only an operator looking on."""
+        record = {
+            "pid": task.pid,
+            "name": task.name,
+            "status": task.status,
+            "signal": task.signal,
+            "reason": task.reason,
+            "tail": "\n".join(task.log_text().splitlines()[-TAIL_LINES:]),
+            "usage": task.usage.summary(),
+        }
+        if task.ppid == (call.task.pid if call.task else 0):
+            self._reap(task)
+        return record
+
+    def _tell_waiters(self, task: Task) -> None:
+        for call, pid in list(self._waits.items()):
+            is_parent = task.ppid == (call.task.pid if call.task else 0)
+            is_meant = pid == task.pid and (is_parent or call.is_operator)
+            if is_meant or (pid == 0 and is_parent and task.pid in self.tasks):
+                del self._waits[call]
+                self._calls.reply(call, self._collect(call, task))
+
+    def _answer_childless(self) -> None:
+        """Fail the waits of parents whose last child was reaped by another wait of theirs."""
+        for call, pid in list(self._waits.items()):
+            if not self._waitable(call, pid):
+                del self._waits[call]
+                text = "proc.wait: the caller has no child left to wait for"
+                self._calls.fail(call, KernelError(Errno.ECHILD, text))
+
+    def _reap(self, task: Task) -> None:
+        del self.tasks[task.pid]
+        if task.pid in self._orphans:
+            self._orphans.remove(task.pid)
+
+
+def _reason(task: Task) -> str:
+    if task.signal is not None:
+        try:
+            return f"signal {signal.Signals(task.signal).name}"
+        except ValueError:
+            return f"signal {task.signal}"
+    if task.status is None:
+        return "its process is gone"
+    return f"exit status {task.status}"
+
+
+def _strings(name: str, values: Any) -> list[str]:
+    for value in values:
+        if not isinstance(value, str) or "\0" in value:
+            text = f"proc.spawn: {name} has {ascii(value)[:80]}: wanted strings without NUL"
+            raise KernelError(Errno.EINVAL, text)
+    return list(values)
