@@ -223,6 +223,8 @@ class Loop:
     # -- the kernel -----------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
+        if self._status is not None:  # halted: the rest of this turn is nobody's business
+            return
         try:
             effects = self._kernel.handle(event)
         except Exception:
@@ -234,7 +236,7 @@ class Loop:
         self._handle_pending()
 
     def _handle_pending(self) -> None:
-        while self._pending:
+        while self._pending and self._status is None:
             self._carry_out(self._kernel.handle(self._pending.popleft()))
 
     def _carry_out(self, effects: list[Effect]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import mmap
 import os
 import time
 from pathlib import Path
@@ -29,7 +28,10 @@ from kernel.engine.base import (
     StepPlan,
     StepResult,
 )
+from kernel.engine.batch import Batch, Mapping
 from kernel.engine.sampler import sample
+
+MAX_HOLE = 4  # slots between two busy ones that are filled rather than left open
 
 _SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
@@ -68,10 +70,10 @@ class LlamaEngine:
                 f"model {path}: no memory for {slots} slots of {window_tokens} tokens"
             )
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = _Batch(rows)
+        self._batch = Batch(rows, llama_cpp.llama_batch)
         self._slots = max(slots, 2)
         self._min_rows = 1
-        self._segments: dict[int, _Mapping] = {}
+        self._segments: dict[int, Mapping] = {}
         self._template = llama_cpp.llama_model_chat_template(self._model, None)
         vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._pieces: list[bytes | None] = [None] * vocab
@@ -151,7 +153,7 @@ class LlamaEngine:
 
     def attach(self, segment: int, fd: int, size_bytes: int) -> None:
         """Map a segment of the kernel's; the descriptor stays the caller's."""
-        self._segments[segment] = _Mapping(fd, size_bytes)
+        self._segments[segment] = Mapping(fd, size_bytes)
 
     def detach(self, segment: int) -> None:
         """Unmap a segment; unknown ids are ignored, as after a core's restart."""
@@ -194,19 +196,26 @@ class LlamaEngine:
         )
 
     def _fillers(self, slots: set[int]) -> list[Row]:
-        """Return rows of no consequence for the holes between busy slots.
+        """Return rows of no consequence for small holes between busy slots.
 
         llama.cpp splits a batch wherever its slots are not adjacent, and each part reads all weights
-        once more: a filled hole costs a row, an empty one a pass. They also keep a row from being
-        alone in its part, where some kernels (F16 weights) sum in another order: see min_rows.
+        once more: a filled hole costs a row, an open one a pass. Where this machine's kernels sum a
+        row that is alone in its part in another order (min_rows), such a row gets a neighbour.
         """
-        first, last = min(slots), max(slots)
-        if last - first + 1 < self._min_rows:
-            first, last = (first, last + 1) if last + 1 < self._slots else (first - 1, last)
+        ordered = sorted(slots)
+        filled: set[int] = set()
+        first = 0  # index of the part's first slot
+        for index, slot in enumerate(ordered):
+            following = ordered[index + 1] if index + 1 < len(ordered) else None
+            if following is not None and following - slot <= MAX_HOLE + 1:
+                filled.update(range(slot + 1, following))
+                continue
+            if index == first and self._min_rows > 1:
+                filled.add(slot + 1 if slot + 1 < self._slots else slot - 1)
+            first = index + 1
         return [
             Row(slot, llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1, (0,), None)
-            for slot in range(first, last + 1)
-            if slot not in slots
+            for slot in sorted(filled - slots)
         ]
 
     def _decode(self, rows: list[Row], all_outputs: bool) -> list[Sampled]:
@@ -334,57 +343,3 @@ class LlamaEngine:
         parts = (stat.st_size, stat.st_mtime_ns, slots, window_tokens)
         digest.update(repr((*parts, llama_cpp.__version__)).encode())
         return digest.digest()
-
-
-class _Batch:
-    """A llama_batch whose arrays are numpy's, filled without a Python loop per token."""
-
-    def __init__(self, rows: int) -> None:
-        self._token = np.zeros(rows, np.int32)
-        self._position = np.zeros(rows, np.int32)
-        self._sequence = np.zeros(rows, np.int32)
-        self._counts = np.ones(rows, np.int32)
-        self._wanted = np.zeros(rows, np.int8)
-        address = self._sequence.ctypes.data + 4 * np.arange(rows, dtype=np.uintp)
-        self._addresses = address.astype(np.uintp)
-        fields = dict(llama_cpp.llama_batch._fields_)
-        self.struct = llama_cpp.llama_batch(
-            token=ctypes.cast(self._token.ctypes.data, fields["token"]),
-            pos=ctypes.cast(self._position.ctypes.data, fields["pos"]),
-            n_seq_id=ctypes.cast(self._counts.ctypes.data, fields["n_seq_id"]),
-            seq_id=ctypes.cast(self._addresses.ctypes.data, fields["seq_id"]),
-            logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
-        )
-
-    def fill(self, rows: list[Row], all_outputs: bool) -> list[Row]:
-        """Lay rows out one after the other; return those whose last token's logits will be there."""
-        used = 0
-        self._wanted[:] = 0
-        wanted = []
-        for row in rows:
-            end = used + len(row.tokens)
-            self._token[used:end] = row.tokens
-            self._position[used:end] = np.arange(row.position, row.position + len(row.tokens))
-            self._sequence[used:end] = row.slot
-            if all_outputs or row.sampling is not None:
-                self._wanted[end - 1] = 1
-                wanted.append(row)
-            used = end
-        self.struct.n_tokens = used
-        return wanted
-
-
-class _Mapping:
-    """A segment in this process's memory, as numpy and as the pointer that llama.cpp wants."""
-
-    def __init__(self, fd: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self._map = mmap.mmap(fd, size_bytes)
-        self.array = np.frombuffer(self._map, dtype=np.uint8)
-        self.payload = ctypes.cast(
-            self.array.ctypes.data + snapshot.HEADER_BYTES, ctypes.POINTER(ctypes.c_uint8)
-        )
-
-    def close(self) -> None:
-        del self.array  # the map cannot close under a view
-        self._map.close()

@@ -63,8 +63,9 @@ class Worker:
 
     def serve(self, engine: Engine) -> None:
         """Say ready, then carry out what comes, for ever."""
-        self.say(ready_message(engine.info))
-        self._engine = engine  # from here on the reader answers questions itself
+        with self._write_lock:  # so that no answer of the reader's overtakes this message
+            self._engine = engine  # before it: what the kernel asks now is for the reader to answer
+            self._link.sendall(frame(ready_message(engine.info)))
         while True:
             (kind, *fields), descriptor = self._work.get()
             if kind == PLAN:

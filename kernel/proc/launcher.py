@@ -7,6 +7,7 @@ when it ends, what it left running in its session ends too.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -76,6 +77,10 @@ class Launcher:
             child.wait()
             os.close(output)
             raise LaunchError(_in_words(argv, cwd, error)) from None
+        # From here and not in the child, which the kernel waits for until it has become the script.
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, nice)
         process = self._known[child.pid] = Process(child.pid, pidfd, output, child)
         return process
 
@@ -197,7 +202,6 @@ def _before_exec(kernel_pid: int, open_files: int) -> Callable[[], None]:
         _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != kernel_pid:  # it died before the line above
             os._exit(1)
-        os.setpriority(os.PRIO_PROCESS, 0, min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE))
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     return prepare
