@@ -356,8 +356,9 @@ class Loop:
         self._watch_link(self._core)
 
     def _make_segment(self, effect: MakeSegment) -> None:
-        try:
-            segment = Segment.create(f"agentix-{effect.segment}", effect.size_bytes, touch=True)
+        name = f"agentix-{effect.segment}"
+        try:  # an agent's gets its pages as the agent writes: it must not make the kernel zero them
+            segment = Segment.create(name, effect.size_bytes, touch=effect.is_for_core)
         except OSError as error:
             _log(f"segment {effect.segment} of {effect.size_bytes} bytes: {error.strerror}")
             return

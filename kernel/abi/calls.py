@@ -278,11 +278,11 @@ def validate(method: str, body: dict[str, Any]) -> Any:
     """Return the call object for a body. Raises KernelError ENOSYS or EINVAL naming field and value."""
     call = CALLS.get(method)
     if call is None:
-        raise KernelError(Errno.ENOSYS, f"no method {ascii(method[:64])}")
+        raise KernelError(Errno.ENOSYS, f"no method {method[:64]!a}")
     schema = SCHEMAS[method]
     for name, value in body.items():
         if name not in schema:
-            raise KernelError(Errno.EINVAL, f"{method}: unknown field {ascii(name[:64])}")
+            raise KernelError(Errno.EINVAL, f"{method}: unknown field {name[:64]!a}")
         kinds, low, high, _ = schema[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)

@@ -21,8 +21,8 @@ from kernel.engine.base import (
     Restore,
     Row,
     Sampled,
-    Save,
     Sampling,
+    Save,
     StepPlan,
     StepResult,
 )
