@@ -1,0 +1,334 @@
+"""Agent: the kernel's calls as methods that wait. aio.py has the same ones to await.
+
+Who uses it: agents. What must hold: a public method here has its twin of the same name and parameters in aio.py
+(a test compares them); every one takes `timeout=` in seconds and raises TimedOut when it passes.
+
+Each method may also raise KernelGone, and the error of the kernel's answer: see kernel/abi/calls.py for which.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Unpack
+
+from agentix import calls
+from agentix.calls import (
+    Call,
+    Exit,
+    Memory,
+    Message,
+    Policies,
+    Prompt,
+    Reply,
+    Sampling,
+    Schedule,
+    Segment,
+)
+from agentix.errors import AgentixError, KernelGone, TimedOut, error_of
+from kernel.abi.address import kernel_name
+from kernel.abi.errors import KernelError
+
+if TYPE_CHECKING:
+    from agentix.client import Connection
+    from agentix.mux import Inflight
+
+HELLO_S = 30.0
+LEAVE_S = 1.0  # how long leaving politely may take
+EXIT_KERNEL_GONE = 75  # sysexits.h: a temporary failure
+
+
+class Agent:
+    """A task of the kernel: this process.
+
+        with Agent("writer") as me:
+            print(me.llm.generate("Write a line:", max_tokens=40).text)
+
+    Several threads may use one Agent at once.
+    """
+
+    def __init__(self, name: str = "", *, kernel: str | None = None, timeout: float = HELLO_S) -> None:
+        """Greet the kernel called `kernel` ($AGENTIX_KERNEL, or "main"). Raises NoKernel, TimedOut."""
+        from agentix.client import Connection  # it imports zmq
+
+        self.name = name
+        show_errors_in_one_line()
+        self._connection: Connection = Connection("agent", kernel or chosen_kernel(), name, timeout)
+        hello = self._connection.hello
+        self.pid: int = hello["pid"]
+        self.model: str = hello["model"]
+        self.window_tokens: int = hello["window_tokens"]
+        self.llm = Llm(self._connection)
+        self.mem = Mem(self._connection)
+        self.sched = Sched(self._connection)
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with suppress(AgentixError):
+                self._call(calls.leave(0), LEAVE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls that other threads wait for end with KernelGone."""
+        self._connection.close()
+
+    def spawn(
+        self,
+        script: str | os.PathLike[str],
+        *args: object,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> Child:
+        """Start a Python script as a child task, in this process's folder. Raises InvalidValue, TryAgain."""
+        call = calls.spawn(self._connection.kernel, script, args, name, env, priority)
+        return Child(self, self._call(call, timeout), name)
+
+    def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
+        """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
+        return self._call(calls.wait(pid, timeout), timeout)
+
+    def kill(self, pid: int, signal: str = "TERM", *, timeout: float | None = None) -> None:
+        """Signal oneself or a child: TERM, KILL, INT, STOP, CONT, USR1, USR2. Raises NoSuchTask."""
+        self._call(calls.kill(pid, signal), timeout)
+
+    def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
+        """Send plain data (at most 64 KiB packed) to a task, waiting while its mailbox is full.
+
+        Raises NoSuchTask, MessageTooLong, TimedOut, BrokenPipe, and TypeError for data that is not plain.
+        """
+        self._call(calls.send(to, data, timeout), timeout)
+
+    def recv(self, *, timeout: float | None = None) -> Message:
+        """Take the oldest message sent to this task, waiting for one. Raises TimedOut, BadMessage."""
+        return self._connection.receive(timeout)
+
+    def ps(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """Every task with its state and usage."""
+        return self._call(calls.ps(), timeout)
+
+    def log(self, text: str, *, timeout: float | None = None) -> None:
+        """Append a line to this task's log, beside what it prints."""
+        self._call(calls.log(text), timeout)
+
+    def tokenize(self, text: str, *, with_special: bool = True, timeout: float | None = None) -> list[int]:
+        """The model's tokens of a text; `with_special` adds its opening token and reads control tokens."""
+        return self._call(calls.tokenize(text, with_special), timeout)
+
+    def detokenize(self, tokens: Sequence[int], *, timeout: float | None = None) -> str:
+        """The text of tokens. Raises InvalidValue for a token outside the vocabulary."""
+        return self._call(calls.detokenize(tokens), timeout)
+
+    def _call(self, call: Call, timeout: float | None) -> Any:
+        return self._connection.call(call, timeout)
+
+
+class Llm:
+    """Generation. `prompt` is a text, a list of tokens, or a list of messages {"role", "content"}."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
+    ) -> Reply:
+        """Generate text and wait for all of it. Raises PromptTooLong, TryAgain, TimedOut, ModelFailed."""
+        return self._connection.call(calls.generate(prompt, options), timeout)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Sampling],
+    ) -> Reply:
+        """Generate the next message of a chat."""
+        return self.generate(messages, timeout=timeout, **options)
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
+    ) -> Stream:
+        """Generate text piece by piece; leaving the loop early cancels the rest."""
+        call = calls.generate(prompt, options, stream=True)
+        return Stream(self._connection, self._connection.submit(call, timeout), timeout)
+
+    def submit(
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
+    ) -> Pending:
+        """Start generating and return at once: an agent may have several requests in flight."""
+        call = calls.generate(prompt, options, stream=True)
+        return Pending(self._connection, self._connection.submit(call, timeout), timeout)
+
+
+class Pending:
+    """A generation in flight. Iterate it for its pieces, or take its result, or both."""
+
+    def __init__(self, connection: Connection, inflight: Inflight, timeout: float | None) -> None:
+        from agentix.client import until
+
+        self._connection = connection
+        self._inflight = inflight
+        self._until_s = until(timeout)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether result() would return or raise at once, as far as has been read."""
+        return self._inflight.is_done
+
+    def result(self, timeout: float | None = None) -> Reply:
+        """Wait for the reply. Raises TimedOut after `timeout` seconds; the request then goes on."""
+        from agentix.client import until
+
+        if timeout is not None:
+            until_s = until(timeout)
+            if not self._connection.wait(lambda: self._inflight.is_done, until_s):
+                raise TimedOut(f"llm.generate: no reply within {timeout:g} s")
+        return self._connection.finish(self._inflight, self._until_s)
+
+    def cancel(self) -> bool:
+        """End the request; result() then raises Cancelled. False when it had ended already."""
+        if self._inflight.is_done:
+            return False
+        return self._connection.call(calls.cancel(self._inflight.id))
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        inflight = self._inflight
+        while True:
+            while inflight.chunks:
+                if text := inflight.chunks.popleft()["text"]:
+                    return text
+            if inflight.is_done:
+                inflight.value()
+                raise StopIteration
+            self._wait_for_piece()
+
+    def _wait_for_piece(self) -> None:
+        inflight = self._inflight
+        try:
+            if not self._connection.wait(lambda: bool(inflight.chunks) or inflight.is_done, self._until_s):
+                raise TimedOut("llm.generate: the kernel did not answer in time")
+        except BaseException:
+            self._connection.drop(inflight)
+            raise
+
+
+class Stream(Pending):
+    """The pieces of a generation; closing it, or dropping it unfinished, cancels the request."""
+
+    def close(self) -> None:
+        """Cancel what has not come yet."""
+        if not self.is_done:
+            self._connection.drop(self._inflight)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Child:
+    """A task that this one spawned."""
+
+    def __init__(self, parent: Agent, pid: int, name: str) -> None:
+        self._parent = parent
+        self.pid = pid
+        self.name = name
+
+    def wait(self, *, timeout: float | None = None) -> Exit:
+        """Wait for it to end and reap it. Raises TimedOut."""
+        return self._parent.wait(self.pid, timeout=timeout)
+
+    def kill(self, signal: str = "TERM", *, timeout: float | None = None) -> None:
+        """Signal it. Raises NoSuchTask."""
+        self._parent.kill(self.pid, signal, timeout=timeout)
+
+    def send(self, data: Any, *, timeout: float | None = None) -> None:
+        """Send it a message: see Agent.send."""
+        self._parent.send(self.pid, data, timeout=timeout)
+
+
+class Mem:
+    """Shared-memory segments of this task."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(self, name: str, size_bytes: int, *, timeout: float | None = None) -> Segment:
+        """Make a zeroed segment. Raises AlreadyExists, OutOfMemory."""
+        return self._connection.call(calls.mem_create(name, size_bytes), timeout)
+
+    def stat(self, *, timeout: float | None = None) -> Memory:
+        """This task's segments, what they use and what it may use."""
+        return self._connection.call(calls.mem_stat(), timeout)
+
+    def unlink(self, name: str, *, timeout: float | None = None) -> None:
+        """Remove a segment. Raises NoSuchSegment."""
+        self._connection.call(calls.mem_unlink(name), timeout)
+
+
+class Sched:
+    """How this task, or a child, is scheduled."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def set(
+        self,
+        *,
+        priority: int | None = None,
+        policy: str | None = None,
+        quantum_tokens: int | None = None,
+        pid: int = 0,
+        timeout: float | None = None,
+    ) -> Schedule:
+        """Change the priority (nice: -20 first, 19 last) of a task; 0: this one.
+
+        An agent may only lower it; the policy and quantum are the operator's. Raises PermissionDenied.
+        """
+        call = calls.sched_set(pid=pid, priority=priority, policy=policy, quantum_tokens=quantum_tokens)
+        return self._connection.call(call, timeout)
+
+    def get(self, pid: int = 0, *, timeout: float | None = None) -> Schedule:
+        """The priority of a task, and the policy. Raises NoSuchTask."""
+        return self._connection.call(calls.sched_get(pid), timeout)
+
+    def policies(self, *, timeout: float | None = None) -> Policies:
+        """The policies that this kernel has, and the one in force."""
+        return self._connection.call(calls.sched_policies(), timeout)
+
+
+def chosen_kernel() -> str:
+    """The kernel's name from the environment. Raises InvalidValue for a wrong one."""
+    try:
+        return kernel_name()
+    except KernelError as error:
+        raise error_of(int(error.number), error.text) from None
+
+
+def show_errors_in_one_line() -> None:
+    """Have an AgentixError that no agent code caught end the process with a sentence, not a traceback.
+
+    Other exceptions go where they went before. A dead kernel ends the process quietly with status 75.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "is_agentix", False):
+        return
+
+    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if isinstance(error, KernelGone):
+            sys.exit(EXIT_KERNEL_GONE)
+        if isinstance(error, AgentixError):
+            script = os.path.basename(sys.argv[0]) or "agent"
+            print(f"{script}: {error} ({kind.__name__})", file=sys.stderr)
+            sys.exit(1)
+        previous(kind, error, traceback)
+
+    show.is_agentix = True  # type: ignore[attr-defined]
+    sys.excepthook = show

@@ -1,0 +1,275 @@
+"""The calls an agent can make: their bodies, and what becomes of their answers. Sync and async share it.
+
+Who uses it: agent.py and aio.py, whose methods differ only in how they wait. What must hold: a body has only
+fields that kernel/abi/calls.py declares (a test compares), and leaves out what the caller did not give, so
+that the kernel's defaults are the only ones.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+from agentix.errors import BadMessage, InvalidValue, MessageTooLong
+from kernel.abi import codec
+from kernel.abi.address import NAME_VARIABLE
+
+MAX_TIMEOUT_MS = (1 << 40) - 1  # a header's deadline has as many bits
+MAX_MAIL_BYTES = 64 << 10  # as the kernel has it; checked here to spare the trip
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]  # text, tokens, or messages of a chat
+
+
+class Sampling(TypedDict, total=False):
+    """How to generate; what is left out is the kernel's default."""
+
+    max_tokens: int  # at most so many new tokens
+    temperature: float  # 0: always the likeliest token
+    top_k: int  # choose among so many of the likeliest; 0: all
+    top_p: float  # choose among the likeliest that make up this probability
+    seed: int  # the same seed and prompt give the same text
+    stop: list[str]  # end before any of these
+    ignore_end: bool  # go on to max_tokens even when the model is done
+
+
+class Reply(NamedTuple):
+    """A finished generation."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str  # "stop" or "length"
+    usage: dict[str, int]  # prompt_tokens, generated_tokens
+    timings: dict[str, float]  # queued_s, first_token_s, wait_s, total_s, core_s, switches, ...
+
+
+class Message(NamedTuple):
+    """A message from another agent."""
+
+    sender: int  # its pid
+    data: Any  # what it sent; lists arrive as tuples
+
+
+class Exit(NamedTuple):
+    """How a task ended."""
+
+    pid: int
+    name: str
+    status: int | None  # exit status; None after a death by signal
+    signal: Any  # what killed it, or None
+    reason: str
+    tail: str  # the last lines that it printed
+    usage: dict[str, Any]  # prompt_tokens, generated_tokens, requests, switches, wait_s, ttft_s, cpu_s, ...
+
+
+class Segment(NamedTuple):
+    """A shared-memory segment of the caller's."""
+
+    name: str
+    size_bytes: int
+
+
+class Memory(NamedTuple):
+    """The caller's segments and its limit."""
+
+    segments: tuple[Segment, ...]
+    used_bytes: int
+    limit_bytes: int
+
+
+class Schedule(NamedTuple):
+    """How a task is scheduled."""
+
+    pid: int
+    priority: int  # nice: -20 first, 19 last
+    policy: str
+    quantum_tokens: int
+
+
+class Policies(NamedTuple):
+    """The scheduling policies of this kernel."""
+
+    docs: dict[str, str]  # name -> what it does
+    current: str
+
+
+class Call(NamedTuple):
+    """One call, ready to send; `decode` makes the caller's value of the reply's body."""
+
+    method: str
+    body: dict[str, Any]
+    decode: Callable[[dict[str, Any]], Any]
+
+
+def _nothing(_: dict[str, Any]) -> None:
+    return None
+
+
+def _same(body: dict[str, Any]) -> dict[str, Any]:
+    return body
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def milliseconds(timeout: float | None) -> int | None:
+    """A timeout in seconds as the wire has it. Raises InvalidValue for a negative one."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise InvalidValue(f"timeout is {timeout!r}, wanted seconds from 0 up, or None to wait on")
+    return math.ceil(min(timeout * 1000, MAX_TIMEOUT_MS))
+
+
+def deadline_ms(call: Call, timeout: float | None) -> int | None:
+    """The header's deadline: none for a call that has a timeout among its fields."""
+    return None if "timeout_ms" in call.body else milliseconds(timeout)
+
+
+def hello(name: str, version: int) -> Call:
+    return Call("sys.hello", {"version": version, "name": name}, _same)
+
+
+def plain(method: str, **fields: Any) -> Call:
+    """A call whose answer is handed on as it is."""
+    return Call(method, given(**fields), _same)
+
+
+def generate(prompt: Prompt, options: Mapping[str, Any], stream: bool = False) -> Call:
+    if isinstance(prompt, str):
+        body: dict[str, Any] = {"prompt": prompt}
+    elif prompt and isinstance(prompt[0], Mapping):
+        body = {"messages": [dict(message) for message in prompt]}  # type: ignore[call-overload]
+    else:
+        body = {"tokens": list(prompt)}
+    body.update(given(**options))
+    if stream:
+        body["stream"] = True
+    return Call("llm.generate", body, _reply)
+
+
+def _reply(body: dict[str, Any]) -> Reply:
+    return Reply(
+        body["text"], tuple(body["tokens"]), body["finish_reason"], body["usage"], body["timings"]
+    )
+
+
+def cancel(call_id: int) -> Call:
+    return Call("llm.cancel", {"call": call_id}, lambda body: bool(body["cancelled"]))
+
+
+def tokenize(text: str, with_special: bool) -> Call:
+    body = {"text": text, "with_special": with_special}
+    return Call("llm.tokenize", body, lambda answer: list(answer["tokens"]))
+
+
+def detokenize(tokens: Sequence[int]) -> Call:
+    return Call("llm.detokenize", {"tokens": list(tokens)}, lambda answer: answer["text"])
+
+
+def spawn(
+    kernel: str,
+    script: str | os.PathLike[str],
+    args: Sequence[object],
+    name: str,
+    env: Mapping[str, str] | None,
+    priority: int | None,
+) -> Call:
+    """A script's path is seen from the caller's folder, in which the child starts too."""
+    body = given(priority=priority)
+    body |= {
+        "script": os.path.abspath(script),
+        "args": [str(arg) for arg in args],
+        "name": name,
+        "env": {NAME_VARIABLE: kernel, **(env or {})},
+        "cwd": os.getcwd(),
+    }
+    return Call("proc.spawn", body, lambda answer: answer["pid"])
+
+
+def leave(status: int) -> Call:
+    return Call("proc.exit", {"status": status}, _nothing)
+
+
+def wait(pid: int, timeout: float | None) -> Call:
+    body = {"pid": pid} | given(timeout_ms=milliseconds(timeout))
+    return Call("proc.wait", body, _exit)
+
+
+def _exit(body: dict[str, Any]) -> Exit:
+    return Exit(*(body.get(field) for field in Exit._fields))
+
+
+def kill(pid: int, signal: str) -> Call:
+    return Call("proc.kill", {"pid": pid, "signal": signal}, _nothing)
+
+
+def ps() -> Call:
+    return Call("proc.ps", {}, lambda answer: list(answer["tasks"]))
+
+
+def send(to: int, data: Any, timeout: float | None) -> Call:
+    packed = codec.pack(data)
+    if len(packed) > MAX_MAIL_BYTES:
+        raise MessageTooLong(f"message to {to} is {len(packed)} bytes, the limit is {MAX_MAIL_BYTES}")
+    body = {"to": to, "data": packed} | given(timeout_ms=milliseconds(timeout))
+    return Call("ipc.send", body, _nothing)
+
+
+def recv(timeout: float | None) -> Call:
+    return Call("ipc.recv", given(timeout_ms=milliseconds(timeout)), _message)
+
+
+def _message(body: dict[str, Any]) -> Message:
+    try:
+        return Message(body["sender"], codec.unpack(body["data"]))
+    except Exception as error:  # its sender may have packed it with anything: msgpack has many classes
+        raise BadMessage(f"message from {body.get('sender')} is not msgpack: {error}") from None
+
+
+def mem_create(name: str, size_bytes: int) -> Call:
+    return Call("mem.create", {"name": name, "size_bytes": size_bytes}, _segment)
+
+
+def _segment(body: dict[str, Any]) -> Segment:
+    return Segment(body["name"], body["size_bytes"])
+
+
+def mem_stat() -> Call:
+    return Call("mem.stat", {}, _memory)
+
+
+def _memory(body: dict[str, Any]) -> Memory:
+    segments = tuple(_segment(item) for item in body["segments"])
+    return Memory(segments, body["used_bytes"], body["limit_bytes"])
+
+
+def mem_unlink(name: str) -> Call:
+    return Call("mem.unlink", {"name": name}, _nothing)
+
+
+def sched_set(**fields: Any) -> Call:
+    return Call("sched.setattr", given(**fields), _schedule)
+
+
+def sched_get(pid: int) -> Call:
+    return Call("sched.getattr", {"pid": pid}, _schedule)
+
+
+def _schedule(body: dict[str, Any]) -> Schedule:
+    return Schedule(body["pid"], body["priority"], body["policy"], body["quantum_tokens"])
+
+
+def sched_policies() -> Call:
+    return Call("sched.getpolicies", {}, _policies)
+
+
+def _policies(body: dict[str, Any]) -> Policies:
+    return Policies({item["name"]: item["doc"] for item in body["policies"]}, body["current"])
+
+
+def log(text: str) -> Call:
+    return Call("log.write", {"text": text}, _nothing)

@@ -1,0 +1,47 @@
+"""Commands about the kernel itself: up, down, info.
+
+Who uses it: __main__.py. What must hold: `down` returns when the kernel is gone, not when it was asked to go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import suppress
+
+from agentix import calls
+from agentix.cli.boot import become_kernel
+from agentix.cli.exits import CommandError, Exit
+from agentix.cli.table import pairs
+from agentix.cli.tasks import ANSWER_S, Process
+from agentix.client import Connection
+from agentix.errors import KernelGone
+
+DOWN_S = 30.0  # for a kernel to end its agents and itself
+
+
+def up(options: argparse.Namespace) -> int:
+    become_kernel(options, options.kernel)
+
+
+def down(connection: Connection, _: argparse.Namespace) -> int:
+    process = Process(connection.kernel_pid)
+    try:
+        with suppress(KernelGone):  # it was quicker than its answer
+            connection.call(calls.plain("sys.shutdown"), ANSWER_S)
+        if not process.wait(DOWN_S):
+            text = f"kernel {connection.kernel!r} (pid {connection.kernel_pid}) is still there"
+            raise CommandError(Exit.TIMED_OUT, f"{text} after {DOWN_S:g} s: kill it")
+    finally:
+        process.close()
+    return Exit.OK
+
+
+def info(connection: Connection, options: argparse.Namespace) -> int:
+    facts = connection.call(calls.plain("sys.info"), ANSWER_S)
+    counters = connection.call(calls.plain("sys.stat"), ANSWER_S)
+    if options.json:
+        print(json.dumps({"info": facts, "stat": counters}, indent=2))
+    else:
+        print(f"{pairs(facts)}\n\nsince boot\n{pairs(counters)}")
+    return Exit.OK

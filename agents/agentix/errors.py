@@ -1,0 +1,149 @@
+"""One exception class for each error number of the wire, and two for a kernel that is not there.
+
+Who uses it: agents catch these; mux.py makes them from error replies. What must hold: every Errno has its
+class, and the text of an error is the kernel's own sentence.
+"""
+
+from __future__ import annotations
+
+from kernel.abi.errors import Errno
+
+
+class AgentixError(Exception):
+    """A call that did not succeed. `errno` says which way, `text` names the object and the wrong value."""
+
+    errno: Errno = Errno.EIO
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class PermissionDenied(AgentixError):
+    """EPERM: the caller lacks the right."""
+
+    errno = Errno.EPERM
+
+
+class NoSuchSegment(AgentixError):
+    """ENOENT: the caller has no segment of that name."""
+
+    errno = Errno.ENOENT
+
+
+class NoSuchTask(AgentixError):
+    """ESRCH: no task has that pid."""
+
+    errno = Errno.ESRCH
+
+
+class Cancelled(AgentixError):
+    """EINTR: the caller cancelled this request."""
+
+    errno = Errno.EINTR
+
+
+class ModelFailed(AgentixError):
+    """EIO: the model failed on this request, three times over."""
+
+    errno = Errno.EIO
+
+
+class NoSuchChild(AgentixError):
+    """ECHILD: there is no such child to wait for."""
+
+    errno = Errno.ECHILD
+
+
+class TryAgain(AgentixError):
+    """EAGAIN: a limit is reached for now; it may work later."""
+
+    errno = Errno.EAGAIN
+
+
+class OutOfMemory(AgentixError):
+    """ENOMEM: no memory for the segment or the context."""
+
+    errno = Errno.ENOMEM
+
+
+class AlreadyExists(AgentixError):
+    """EEXIST: the name is taken."""
+
+    errno = Errno.EEXIST
+
+
+class InvalidValue(AgentixError):
+    """EINVAL: a field is missing, unknown, or has a wrong value."""
+
+    errno = Errno.EINVAL
+
+
+class PromptTooLong(AgentixError):
+    """EFBIG: the prompt and one token do not fit the model's window."""
+
+    errno = Errno.EFBIG
+
+
+class BrokenPipe(AgentixError):
+    """EPIPE: the task at the other end is gone."""
+
+    errno = Errno.EPIPE
+
+
+class NoSuchCall(AgentixError):
+    """ENOSYS: this kernel has no such call."""
+
+    errno = Errno.ENOSYS
+
+
+class BadMessage(AgentixError):
+    """EBADMSG: what came is not a message of the protocol."""
+
+    errno = Errno.EBADMSG
+
+
+class MessageTooLong(AgentixError):
+    """EMSGSIZE: a message is longer than the limit."""
+
+    errno = Errno.EMSGSIZE
+
+
+class ProtocolMismatch(AgentixError):
+    """EPROTO: the kernel speaks another version, or was not greeted first."""
+
+    errno = Errno.EPROTO
+
+
+class TimedOut(AgentixError):
+    """ETIMEDOUT: the call's timeout passed."""
+
+    errno = Errno.ETIMEDOUT
+
+
+class ShuttingDown(AgentixError):
+    """ESHUTDOWN: the kernel is going down."""
+
+    errno = Errno.ESHUTDOWN
+
+
+BY_ERRNO: dict[int, type[AgentixError]] = {
+    int(kind.errno): kind for kind in AgentixError.__subclasses__()
+}
+
+
+class KernelGone(AgentixError):
+    """The kernel that this agent talked to has died; every call in flight ends with this."""
+
+    errno = Errno.EPIPE
+
+
+class NoKernel(AgentixError):
+    """No kernel of that name is running."""
+
+    errno = Errno.ESRCH
+
+
+def error_of(number: int, text: str) -> AgentixError:
+    """Return the exception for an error reply; of an unknown number, a plain AgentixError."""
+    return BY_ERRNO.get(number, AgentixError)(text)

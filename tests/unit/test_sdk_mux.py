@@ -1,0 +1,181 @@
+"""Call ids, chunks and outcomes without a socket; and that bodies agree with the kernel's table of calls."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from agentix import calls, errors
+from agentix.mux import Mux
+from kernel.abi import codec
+from kernel.abi.calls import MAX_MAIL_BYTES, SCHEMAS, validate
+from kernel.abi.errors import Errno, KernelError
+
+GENERATE = calls.generate("hi", {}, stream=True)
+BODY = {"text": "ab", "tokens": [1, 2], "finish_reason": "stop", "usage": {}, "timings": {}}
+
+
+def chunk(call_id, seq, text):
+    return codec.encode_answer(call_id, "chunk", {"text": text, "tokens": []}, seq)
+
+
+def test_a_call_ends_in_its_first_reply_and_later_answers_are_dropped():
+    mux = Mux()
+    inflight, frames = mux.start(GENERATE, 50)
+    assert codec.decode_call(frames) == (1, "llm.generate", GENERATE.body, 50)
+    assert mux.feed(codec.encode_answer(1, "reply", BODY)) is inflight
+    assert mux.feed(codec.encode_answer(1, "reply", {**BODY, "text": "other"})) is None
+    assert mux.feed(codec.encode_error(1, KernelError(Errno.EIO, "late"))) is None
+    assert inflight.value().text == "ab"
+    assert len(mux) == 0
+
+
+def test_chunks_of_two_calls_keep_their_own_order():
+    mux = Mux()
+    first, _ = mux.start(GENERATE)
+    second, _ = mux.start(GENERATE)
+    for call_id, seq, text in ((2, 0, "x"), (1, 0, "a"), (1, 1, "b"), (2, 1, "y")):
+        mux.feed(chunk(call_id, seq, text))
+    assert [body["text"] for body in first.chunks] == ["a", "b"]
+    assert [body["text"] for body in second.chunks] == ["x", "y"]
+
+
+def test_a_missing_chunk_is_an_error_and_not_a_hole_in_the_text():
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    mux.feed(chunk(1, 0, "a"))
+    mux.feed(chunk(1, 2, "c"))
+    with pytest.raises(errors.BadMessage, match="chunk 2 came, wanted 1"):
+        inflight.value()
+
+
+def test_answers_to_unknown_ids_and_messages_of_no_kernel_are_ignored():
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    assert mux.feed(chunk(9, 0, "a")) is None
+    assert mux.feed([b"AGX1", b"\xff", b""]) is None
+    assert mux.feed([b"hello"]) is None
+    assert not inflight.is_done
+
+
+def test_the_answer_to_a_forgotten_call_is_dropped():
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    assert mux.forget(inflight)
+    assert not mux.forget(inflight)
+    assert mux.feed(codec.encode_answer(1, "reply", BODY)) is None
+
+
+def test_a_receive_that_was_given_up_keeps_its_message_for_the_next_one():
+    mux = Mux()
+    inflight, _ = mux.start(calls.recv(None))
+    mux.forget(inflight)
+    mux.feed(codec.encode_answer(1, "reply", {"sender": 5, "data": codec.pack({"a": [1]})}))
+    assert mux.adopt() is inflight
+    assert inflight.value() == (5, {"a": (1,)})
+    assert mux.adopt() is None
+
+
+def test_a_message_that_came_just_before_its_receive_was_given_up_is_kept_too():
+    mux = Mux()
+    inflight, _ = mux.start(calls.recv(None))
+    mux.feed(codec.encode_answer(1, "reply", {"sender": 5, "data": codec.pack("x")}))
+    mux.forget(inflight)
+    assert mux.adopt() is inflight
+
+
+def test_after_the_end_every_call_has_it_and_none_can_start():
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    assert mux.end(errors.KernelGone("died")) == [inflight]
+    with pytest.raises(errors.KernelGone, match="died"):
+        inflight.value()
+    with pytest.raises(errors.KernelGone, match="died"):
+        mux.start(GENERATE)
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent():
+    mux = Mux()
+    with pytest.raises(errors.MessageTooLong, match=r"llm\.generate: body is"):
+        mux.start(calls.generate("x" * codec.MAX_BODY_BYTES, {}))
+    assert len(mux) == 0
+
+
+def test_an_answer_that_lacks_a_field_is_an_agentix_error():
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    mux.feed(codec.encode_answer(1, "reply", {"text": "a"}))
+    with pytest.raises(errors.BadMessage, match="lacks 'tokens'"):
+        inflight.value()
+
+
+@pytest.mark.parametrize("number", list(Errno))
+def test_every_errno_has_an_exception_class_of_its_own(number):
+    error = errors.error_of(int(number), "text")
+    assert type(error) is not errors.AgentixError
+    assert (error.errno, error.text, str(error)) == (number, "text", "text")
+
+
+EXAMPLES = [
+    calls.hello("a", 1),
+    calls.plain("sys.info"),
+    calls.generate("hi", {"max_tokens": 5, "temperature": 0.5, "seed": 3, "stop": ["x"]}, stream=True),
+    calls.generate([{"role": "user", "content": "hi"}], {"top_k": 1, "top_p": 0.5, "ignore_end": True}),
+    calls.generate([1, 2], {}),
+    calls.cancel(3),
+    calls.tokenize("a", True),
+    calls.detokenize([1]),
+    calls.spawn("main", "worker.py", [1, "b"], "w", {"A": "b"}, 3),
+    calls.leave(0),
+    calls.wait(0, 1.5),
+    calls.kill(5, "TERM"),
+    calls.ps(),
+    calls.send(5, {"a": 1}, 1),
+    calls.recv(None),
+    calls.mem_create("a", 1),
+    calls.mem_stat(),
+    calls.mem_unlink("a"),
+    calls.sched_set(pid=0, priority=5, policy=None, quantum_tokens=None),
+    calls.sched_get(0),
+    calls.sched_policies(),
+    calls.log("line"),
+]
+
+
+@pytest.mark.parametrize("call", EXAMPLES, ids=lambda call: call.method)
+def test_the_kernel_accepts_the_body_of_every_call(call):
+    frames = codec.encode_call(1, call.method, call.body)
+    decoded = codec.decode_call(frames)
+    validate(decoded.method, decoded.body)
+
+
+def test_the_sampling_options_are_the_kernels_fields():
+    fields = set(SCHEMAS["llm.generate"]) - {"prompt", "messages", "tokens", "stream"}
+    assert set(inspect.get_annotations(calls.Sampling)) == fields
+
+
+def test_mail_is_bounded_as_the_kernel_bounds_it():
+    assert calls.MAX_MAIL_BYTES == MAX_MAIL_BYTES
+    with pytest.raises(errors.MessageTooLong, match="message to 5 is 65541 bytes"):
+        calls.send(5, b"x" * MAX_MAIL_BYTES, None)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wire"), [(0, 0), (0.0001, 1), (1.5, 1500), (float("inf"), (1 << 40) - 1), (None, None)]
+)
+def test_a_timeout_on_the_wire_is_never_shorter_than_asked_for(timeout, wire):
+    assert calls.milliseconds(timeout) == wire
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_timeout_that_is_no_time_is_refused(timeout):
+    with pytest.raises(errors.InvalidValue, match="timeout is"):
+        calls.milliseconds(timeout)
+
+
+def test_importing_agentix_loads_no_heavy_module():
+    heavy = ("zmq", "numpy", "llama_cpp", "asyncio", "psutil", "kernel.abi.calls", "dataclasses", "inspect")
+    code = f"import sys, agentix; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
