@@ -24,9 +24,11 @@ from kernel.engine.build import PACKAGE, tested_version_error
 from kernel.ipc.server import AddressInUse, Server
 from kernel.loop import INTERRUPTED, Loop, say
 from kernel.proc.launcher import Launcher
+from kernel.sched.policy import POLICIES
 from kernel.signals import Wakeup
 
-RUNS_ALREADY, ADDRESS_TAKEN, BAD_MODEL, NO_MEMORY, NO_LLAMA, CORE_DIES = 3, 4, 5, 6, 7, 8
+USAGE, RUNS_ALREADY, ADDRESS_TAKEN, BAD_MODEL, NO_MEMORY, NO_LLAMA, CORE_DIES = 2, 3, 4, 5, 6, 7, 8
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 PROCESS_NAME = b"agentix-kernel"  # 15 characters at most
 _PR_SET_DUMPABLE, _PR_SET_NAME = 4, 15
 
@@ -44,6 +46,8 @@ def run(config: Config, engine: str | None = None) -> int:
 
     engine: "module:Class" instead of llama.cpp, for tests.
     """
+    if config.policy not in POLICIES:
+        raise Refused(USAGE, f"policy {config.policy!r} is not one of {', '.join(POLICIES)}")
     launcher = Launcher(config.name)
     launcher.set_child_open_files(_raise_open_files())
     _become_private()
@@ -177,7 +181,12 @@ def _free_bytes() -> int:
 
 
 def _fit_to_machine(config: Config) -> Config:
-    """Replace the zeros that mean "as this machine has it"."""
+    """Replace the zeros that mean "as this machine has it"; refuse numbers that mean nothing."""
+    for name in ("slots", "window_tokens", "quantum_tokens", "prefill_tokens"):
+        if getattr(config, name) < 1:
+            raise Refused(USAGE, f"{name} is {getattr(config, name)}: wanted at least 1")
+    if config.slots > MAX_SLOTS:
+        raise Refused(USAGE, f"slots is {config.slots}: llama.cpp holds at most {MAX_SLOTS} sequences")
     allowed = len(os.sched_getaffinity(0))
     threads = config.threads or max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
     snapshot_bytes = config.snapshot_bytes

@@ -104,8 +104,9 @@ class CallTable:
         return None
 
     def _close(self, call: Call) -> None:
-        if self._waiting.pop(call.key, None) is None:
+        if self._waiting.get(call.key) is not call:  # never deferred
             return
+        del self._waiting[call.key]
         left = self._by_peer[call.peer] - 1
         if left:
             self._by_peer[call.peer] = left

@@ -184,7 +184,8 @@ class Kernel:
         for pid, cpu_s, rss_bytes in event.usage:
             task = self.table.tasks.get(pid)
             if task is not None and task.state is not TaskState.ZOMBIE:
-                task.usage.cpu_s, task.usage.rss_bytes = cpu_s, rss_bytes
+                task.usage.cpu_s = max(task.usage.cpu_s, cpu_s)
+                task.usage.rss_bytes = rss_bytes or task.usage.rss_bytes
         self.governor.sampled(event.now_ns, event.usage)
         waiting, self._ps_calls = self._ps_calls, []
         for call in waiting:
@@ -222,7 +223,7 @@ class Kernel:
             task = self.table.adopt(pid, name, now_ns)
             self.post.open(pid)
             self._emit(Watch(pid))
-        if name and not task.has_said_hello:
+        if name and not task.has_said_hello and not task.is_named:
             task.name = name
         task.has_said_hello = True
         if task.state is TaskState.NEW:
@@ -245,6 +246,10 @@ class Kernel:
         self.table.send_signal(task, name)
         if is_held and name not in ("KILL", "STOP"):
             self.table.send_signal(task, "CONT")  # a stopped process acts on a signal once continued
+
+    def say(self, text: str) -> None:
+        """Tell the person at the kernel's terminal a line."""
+        self._emit(Say(text))
 
     def set_priority(self, task: Task, priority: int) -> None:
         def change() -> None:

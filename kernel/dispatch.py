@@ -6,11 +6,12 @@ answer; a handler either returns the reply's body, or None after it deferred the
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kernel.abi import calls as abi
-from kernel.abi.codec import BadCall, decode_call
+from kernel.abi.codec import PROTOCOL_VERSION, BadCall, decode_call
 from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
 from kernel.objects import Call, Task
@@ -53,6 +54,12 @@ def dispatch(kernel: Kernel, message: Message) -> None:
     except KernelError as error:
         kernel.calls.fail(call, error)
         return
+    except Exception as bug:  # the caller still gets its one answer, and the terminal says where
+        where = traceback.extract_tb(bug.__traceback__)[-1]
+        kernel.say(f"bug in {call.method}: {bug!r} at {where.filename}:{where.lineno}")
+        text = f"{call.method}: a bug in the kernel: {bug!r}"
+        kernel.calls.fail(call, KernelError(Errno.EIO, text))
+        return
     if body is not None:
         kernel.calls.reply(call, body)
 
@@ -65,8 +72,8 @@ def _caller(kernel: Kernel, message: Message) -> Task:
 
 
 def _hello(kernel: Kernel, call: Call, options: abi.SysHello, message: Message) -> dict[str, Any]:
-    if options.version != abi.PROTOCOL_VERSION:
-        text = f"sys.hello: version {options.version}, this kernel speaks {abi.PROTOCOL_VERSION}"
+    if options.version != PROTOCOL_VERSION:
+        text = f"sys.hello: version {options.version}, this kernel speaks {PROTOCOL_VERSION}"
         raise KernelError(Errno.EPROTO, text)
     if message.uid != kernel.uid or message.pid <= 0:
         text = f"sys.hello: process {message.pid} of user {message.uid} is not of user {kernel.uid}"
@@ -77,11 +84,11 @@ def _hello(kernel: Kernel, call: Call, options: abi.SysHello, message: Message) 
         kernel.greet(message.pid, options.name, message.now_ns)
     info = kernel.scheduler.info or kernel.last_info
     return {
-        "version": abi.PROTOCOL_VERSION,
+        "version": PROTOCOL_VERSION,
         "pid": message.pid,
         "kernel_pid": kernel.pid,
         "model": kernel.config.model,
-        "window_tokens": info.window_tokens if info else 0,
+        "window_tokens": (info or kernel.config).window_tokens,
         "policy": kernel.scheduler.policy_name,
     }
 

@@ -49,7 +49,7 @@ from kernel.events import (
 )
 from kernel.ipc.server import Server
 from kernel.proc.launcher import Launcher, LaunchError, Process
-from kernel.proc.usage import sample
+from kernel.proc.usage import last_sample, sample
 from kernel.signals import CAUGHT, Wakeup
 from shm.segment import Segment
 
@@ -309,6 +309,7 @@ class Loop:
 
     def _serve_end(self, process: Process) -> None:
         self._forget(process.pidfd)
+        self._tell(ProcessSample(now_ns(), last_sample(process.pid)))
         status, number = self._launcher.bury(process)
         for data in process.drain():
             self._tell(Output(now_ns(), process.pid, data))

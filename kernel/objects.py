@@ -107,6 +107,7 @@ class Task:
     signal: int | None = None
     reason: str = ""  # why the kernel ended it, if it did
     has_said_hello: bool = False
+    is_named: bool = False  # by whoever spawned it: a name in its hello changes nothing
 
     def move(self, new: TaskState) -> None:
         """Enter a state. Raises InvalidTransition when the table does not list the step."""

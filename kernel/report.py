@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel.abi.calls import PROTOCOL_VERSION
+from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.engine.base import EngineInfo
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from agentix.calls import (
 from agentix.errors import AgentixError, KernelGone, TimedOut
 from agentix.mux import Inflight, Mux
 from agentix.transport import Transport
-from kernel.abi.calls import PROTOCOL_VERSION
+from kernel.abi.codec import PROTOCOL_VERSION
 
 GRACE_S = 1.0  # as in client.py
 

@@ -19,7 +19,7 @@ from agentix.calls import Call
 from agentix.errors import AgentixError, KernelGone, TimedOut
 from agentix.mux import Inflight, Mux
 from agentix.transport import Transport
-from kernel.abi.calls import PROTOCOL_VERSION
+from kernel.abi.codec import PROTOCOL_VERSION
 
 GRACE_S = 1.0  # the kernel ends a call at its deadline; its answer may take so much longer
 FULL_S = 0.05  # how often a full queue is tried again at least

@@ -12,8 +12,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from kernel.abi.errors import Errno, KernelError
 
-PROTOCOL_VERSION = 1
-
 # Bounds of single fields; what they bound is said where they are used.
 MAX_NAME_CHARS = 64
 MAX_STOP_STRINGS = 16
@@ -41,15 +39,21 @@ class SysHello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysInfo:
-    """Answer {version, model, slots, window_tokens, threads, policy, quantum_tokens, tasks,
-    uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers}."""
+    """Answer {version, model, description, is_ready, slots, window_tokens, threads, policy,
+    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers}.
+
+    is_ready: the model is loaded and an LLM core serves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysStat:
     """Answer the kernel's counters since boot: {steps, core_busy_s, generated_tokens, prompt_tokens,
-    recomputed_tokens, switches, switch_bytes, switch_s, restores, core_restarts, bad_messages,
-    segment_bytes, requests: {state: count}}."""
+    recomputed_tokens, switches, held_preemptions, restores, failed_restores, dropped_contexts,
+    switch_bytes, switch_s, core_restarts, bad_messages, throttled, segment_bytes, snapshot_bytes,
+    requests: {state: count}}.
+
+    held_preemptions: switches inside a character or a possible stop string; segment_bytes: held for
+    parked contexts, snapshot_bytes: of those in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +106,15 @@ class ProcSpawn:
     """Start a Python script as a child task of the caller. Answers {pid}.
 
     `script` is a path; relative ones are seen from `cwd`, or from the kernel's folder. `env` is added to
-    the kernel's. EINVAL: no such script; EAGAIN: too many tasks."""
+    the kernel's; `priority` is the caller's own unless given. EINVAL: no such script; EPERM: a priority
+    above the caller's; EAGAIN: too many tasks."""
 
     script: str = bounded(1, 4096)
     args: list = bounded(0, 256, ())
     name: str = bounded(0, MAX_NAME_CHARS, "")
     env: dict | None = bounded(0, 256, None)
     cwd: str | None = bounded(1, 4096, None)
-    priority: int = bounded(-20, 19, 0)
+    priority: int | None = bounded(-20, 19, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,9 +299,8 @@ def validate(method: str, body: dict[str, Any]) -> Any:
         measure = len(value) if is_sized else value
         if not low <= measure <= high:
             what = f"{name} has length" if is_sized else f"{name} is"
-            raise KernelError(
-                Errno.EINVAL, f"{method}: {what} {measure}, wanted {low:g} to {high:g}"
-            )
+            number = Errno.EMSGSIZE if isinstance(value, bytes) else Errno.EINVAL
+            raise KernelError(number, f"{method}: {what} {measure}, wanted {low:g} to {high:g}")
     for name, (_, _, _, is_required) in schema.items():
         if is_required and name not in body:
             raise KernelError(Errno.EINVAL, f"{method}: field {name} is missing")

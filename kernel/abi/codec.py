@@ -21,6 +21,7 @@ import msgpack
 from kernel.abi.errors import Errno, KernelError
 
 MAGIC = b"AGX1"
+PROTOCOL_VERSION = 1
 MAX_HEADER_BYTES = 1024
 MAX_BODY_BYTES = 8 << 20  # a long prompt; larger payloads are for segments
 MAX_FRAME_BYTES = 16 << 20  # the transport cuts the peer off beyond this

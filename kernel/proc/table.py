@@ -39,7 +39,7 @@ class TaskTable:
     def spawn(self, call: Call, options: ProcSpawn) -> None:
         """Have a script launched; answered when it runs."""
         floor = call.task.priority if call.task else -20
-        if options.priority < floor:
+        if options.priority is not None and options.priority < floor:
             text = f"proc.spawn: priority {options.priority} is above the caller's own {floor}"
             raise KernelError(Errno.EPERM, text)
         if self.living() + len(self._launches) >= MAX_TASKS:
@@ -56,10 +56,15 @@ class TaskTable:
     def spawned(self, ticket: int, pid: int, now_ns: int) -> Task:
         """A launched process runs: it is a task from here on."""
         call, options, ppid = self._launches.pop(ticket)
-        if ppid not in self.tasks:
-            ppid = 0
+        parent = self.tasks.get(ppid)
+        if parent is not None and parent.state is TaskState.ZOMBIE:
+            parent = None
+        priority = options.priority
+        if priority is None:
+            priority = parent.priority if parent else 0
         name = options.name or options.script.rpartition("/")[2].removesuffix(".py")
-        task = Task(pid, ppid, name, now_ns, priority=options.priority)
+        task = Task(pid, parent.pid if parent else 0, name, now_ns, priority=priority)
+        task.is_named = bool(options.name)
         self._enter(task)
         if call is not None:
             self._calls.reply(call, {"pid": pid})
@@ -165,26 +170,24 @@ class TaskTable:
 
     def _collect(self, call: Call, task: Task) -> dict[str, Any]:
         """Return a zombie's record; reap it unless the caller is only an operator looking on."""
-        record = {
-            "pid": task.pid,
-            "name": task.name,
-            "status": task.status,
-            "signal": task.signal,
-            "reason": task.reason,
-            "tail": "\n".join(task.log_text().splitlines()[-TAIL_LINES:]),
-            "usage": task.usage.summary(),
-        }
-        if task.ppid == (call.task.pid if call.task else 0):
+        record = _record(task)
+        if _is_parent(call, task):
             self._reap(task)
         return record
 
     def _tell_waiters(self, task: Task) -> None:
+        """Answer every wait for this task by pid, and one wait of its parent's for any child."""
+        record = _record(task)
+        is_reaped = False
         for call, pid in list(self._waits.items()):
-            is_parent = task.ppid == (call.task.pid if call.task else 0)
-            is_meant = pid == task.pid and (is_parent or call.is_operator)
-            if is_meant or (pid == 0 and is_parent and task.pid in self.tasks):
+            is_parent = _is_parent(call, task)
+            is_named = pid == task.pid and (is_parent or call.is_operator)
+            if is_named or (pid == 0 and is_parent and not is_reaped):
                 del self._waits[call]
-                self._calls.reply(call, self._collect(call, task))
+                self._calls.reply(call, record)
+                is_reaped = is_reaped or is_parent
+        if is_reaped:
+            self._reap(task)
 
     def _answer_childless(self) -> None:
         """Fail the waits of parents whose last child was reaped by another wait of theirs."""
@@ -198,6 +201,23 @@ class TaskTable:
         del self.tasks[task.pid]
         if task.pid in self._orphans:
             self._orphans.remove(task.pid)
+
+
+def _is_parent(call: Call, task: Task) -> bool:
+    return task.ppid == (call.task.pid if call.task else 0)
+
+
+def _record(task: Task) -> dict[str, Any]:
+    """Return what proc.wait tells of a zombie."""
+    return {
+        "pid": task.pid,
+        "name": task.name,
+        "status": task.status,
+        "signal": task.signal,
+        "reason": task.reason,
+        "tail": "\n".join(task.log_text().splitlines()[-TAIL_LINES:]),
+        "usage": task.usage.summary(),
+    }
 
 
 def _reason(task: Task) -> str:

@@ -45,6 +45,12 @@ def sample(pids: Iterable[int]) -> tuple[tuple[int, float, int], ...]:
     )
 
 
+def last_sample(pid: int) -> tuple[tuple[int, float, int], ...]:
+    """Return what `sample` does for a process that has ended and is not reaped yet; RSS is 0 by then."""
+    stat = read_stat(pid)
+    return () if stat is None else ((pid, stat.ticks * _TICK_S, 0),)
+
+
 def scan() -> Iterator[Stat]:
     """Yield every process that can be read."""
     for name in os.listdir("/proc"):

@@ -8,6 +8,7 @@ replay never samples a position again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kernel.abi.calls import (
@@ -28,6 +29,15 @@ from kernel.sched.scheduler import Scheduler
 from kernel.states import RequestState, TaskState
 
 
+@dataclass(slots=True)
+class _Question:
+    """Something that the core's text side was asked, and who waits for it."""
+
+    ask: AskCore
+    asker: Request | Call
+    core_deaths: int = 0
+
+
 class RequestManager:
     """Every request in flight, and every question put to the core's text side."""
 
@@ -39,7 +49,7 @@ class RequestManager:
         self._emit = emit
         self._info: EngineInfo | None = None  # of the first core; its successors are the same
         self._is_up = False  # a core can be asked now
-        self._asks: dict[int, tuple[AskCore, Request | Call]] = {}  # by ticket, unanswered
+        self._asks: dict[int, _Question] = {}  # by ticket, unanswered
         self._by_call: dict[tuple[bytes, int], Request] = {}
         self._untold: list[Request] = []  # given as token ids before the first core was up
         self._awaiting_first: dict[Request, None] = {}
@@ -117,8 +127,7 @@ class RequestManager:
         request = self._by_call.get(call.key)
         if request is not None:
             self._leave(request, RequestState.FINISHED_ABORTED, now_ns)
-        for ticket in [key for key, (_, asker) in self._asks.items() if asker is call]:
-            del self._asks[ticket]
+        self._forget_asks(call)
 
     def pause(self, task: Task, now_ns: int) -> None:
         """STOP: take the task's requests off the model."""
@@ -145,8 +154,8 @@ class RequestManager:
         """Put every unanswered question to the new core, and let in who waited for the first one."""
         self._info = info
         self._is_up = True
-        for ask, _ in self._asks.values():
-            self._emit(ask)
+        for question in self._asks.values():
+            self._emit(question.ask)
         waited, self._untold = self._untold, []
         for request in waited:
             if request.is_finished:
@@ -159,17 +168,24 @@ class RequestManager:
 
     def core_lost(self, doomed: list[Request], now_ns: int) -> None:
         """Fail the requests that too many cores died of; the rest go on with the next core."""
+        if self._is_up:  # else it died before it was asked anything
+            for question in self._asks.values():
+                question.core_deaths += 1
         self._is_up = False
         for request in doomed:
-            text = (
-                f"llm.generate call {request.call.id} of task {request.task.pid}: "
-                f"{MAX_CORE_DEATHS} LLM cores died while working on it"
-            )
-            self.end(request, KernelError(Errno.EIO, text), now_ns)
+            self.end(request, _too_many_deaths(request.call), now_ns)
+        for question in list(self._asks.values()):
+            if question.core_deaths < MAX_CORE_DEATHS:
+                continue
+            if isinstance(question.asker, Request):
+                self.end(question.asker, _too_many_deaths(question.asker.call), now_ns)
+            else:
+                self._calls.abort(question.asker, _too_many_deaths(question.asker), now_ns)
 
     def answered(self, ticket: int, value: Any, error: str | None, now_ns: int) -> None:
         """Take the core's answer to a question; one that nobody waits for any more is dropped."""
-        _, asker = self._asks.pop(ticket, (None, None))
+        question = self._asks.pop(ticket, None)
+        asker = question.asker if question else None
         if isinstance(asker, Request):
             if asker.is_finished:
                 return
@@ -201,9 +217,13 @@ class RequestManager:
     def _ask(self, what: str, value: object, asker: Request | Call) -> None:
         self._tickets += 1
         ask = AskCore(self._tickets, what, value)
-        self._asks[ask.ticket] = (ask, asker)
+        self._asks[ask.ticket] = _Question(ask, asker)
         if self._is_up:
             self._emit(ask)
+
+    def _forget_asks(self, asker: Request | Call) -> None:
+        for ticket in [key for key, item in self._asks.items() if item.asker is asker]:
+            del self._asks[ticket]
 
     def _check_window(self, prompt_tokens: int) -> None:
         assert self._info is not None
@@ -294,9 +314,14 @@ class RequestManager:
         request.task.requests.remove(request)
         del self._by_call[request.call.key]
         self._awaiting_first.pop(request, None)
-        for ticket in [key for key, (_, asker) in self._asks.items() if asker is request]:
-            del self._asks[ticket]
+        self._forget_asks(request)
         request.task.settle()
+
+
+def _too_many_deaths(call: Call) -> KernelError:
+    who = f"call {call.id} of task {call.task.pid}" if call.task else f"call {call.id}"
+    text = f"{call.method} {who}: {MAX_CORE_DEATHS} LLM cores died while working on it"
+    return KernelError(Errno.EIO, text)
 
 
 def _check_stops(stops: list[Any] | None) -> None:

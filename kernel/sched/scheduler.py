@@ -318,13 +318,14 @@ class Scheduler:
     def _count_row(self, request: Request, row: Row) -> None:
         end = row.position + len(row.tokens)
         request.kv_tokens = end
+        is_progress = end > request.fed_tokens
         again = min(end, request.fed_tokens) - row.position
         if again > 0:
             request.recomputed_tokens += again
             request.task.usage.recomputed_tokens += again
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
-        if request in self._runnable:
+        if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
             self._policy.charge(request, 1)
 
     # -- contexts -----------------------------------------------------------------------------

@@ -7,13 +7,12 @@ when the test says so, and can die at any. Nothing sleeps and nothing is random 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from kernel.abi.calls import PROTOCOL_VERSION
-from kernel.abi.codec import decode_answer, encode_call
+from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
 from kernel.config import Config
 from kernel.core import Kernel
 from kernel.effects import (
@@ -125,7 +124,8 @@ class Machine:
             return False
         plan, self.pending = self.pending, None
         result = self.engine.step(plan)
-        self.now_ns += STEP_NS
+        began_ns, self.now_ns = self.now_ns, self.now_ns + STEP_NS
+        result = replace(result, began_ns=began_ns, ended_ns=self.now_ns)
         self.event(StepDone(self.now_ns, result))
         return True
 
