@@ -1,0 +1,88 @@
+"""What the kernel really answers has every field of the frozen answers: replies grow, they never shrink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from machine import Machine
+
+from kernel.abi.calls import CALLS
+from kernel.abi.codec import decode_answer
+from kernel.events import ProcessSample
+
+FROZEN = Path(__file__).parents[1] / "abi" / "v1"
+
+
+def keys(value: object) -> object:
+    """The shape of a body: its keys, and those of the first of a list."""
+    if isinstance(value, dict):
+        return {key: keys(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [keys(item) for item in value[:1]]
+    return None
+
+
+def has(found: object, wanted: object) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(key in found and has(found[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        return isinstance(found, list) and all(has(*pair) for pair in zip(found, wanted, strict=False))
+    return True
+
+
+def answers() -> dict[str, dict]:
+    machine = Machine()
+    peer, operator = machine.agent("a"), machine.operator()
+    found = {"sys.hello": peer.reply(1)}
+    calls = {
+        "sys.info": peer.call("sys.info"),
+        "sys.stat": peer.call("sys.stat"),
+        "llm.generate": peer.call("llm.generate", prompt="hello", max_tokens=3, ignore_end=True),
+        "llm.tokenize": peer.call("llm.tokenize", text="ab"),
+        "llm.detokenize": peer.call("llm.detokenize", tokens=[1]),
+        "llm.cancel": peer.call("llm.cancel", call=99),
+        "proc.spawn": peer.call("proc.spawn", script="a.py"),
+        "proc.exit": peer.call("proc.exit"),
+        "proc.kill": peer.call("proc.kill", pid=peer.pid),
+        "proc.ps": peer.call("proc.ps"),
+        "proc.logs": peer.call("proc.logs", pid=peer.pid),
+        "ipc.send": peer.call("ipc.send", to=peer.pid, data=b"x"),
+        "ipc.recv": peer.call("ipc.recv"),
+        "mem.create": peer.call("mem.create", name="a", size_bytes=1),
+        "mem.stat": peer.call("mem.stat"),
+        "mem.unlink": peer.call("mem.unlink", name="a"),
+        "sched.setattr": peer.call("sched.setattr", priority=1),
+        "sched.getattr": peer.call("sched.getattr"),
+        "sched.getpolicies": peer.call("sched.getpolicies"),
+        "log.write": peer.call("log.write", text="x"),
+    }
+    child = machine.launched()
+    machine.run()
+    machine.event(ProcessSample(machine.now_ns, ()))
+    machine.ends(child)
+    calls["proc.wait"] = peer.call("proc.wait")
+    found |= {method: peer.reply(call) for method, call in calls.items()}
+    return found | {"sys.shutdown": operator.ask("sys.shutdown")}
+
+
+ANSWERS = answers()
+
+
+@pytest.mark.parametrize("path", sorted(FROZEN.glob("*.reply.hex")), ids=lambda path: path.name)
+def test_an_answer_has_every_field_that_version_1_had(path):
+    frozen = decode_answer([bytes.fromhex(line) for line in path.read_text().splitlines()])
+    method = path.name.removesuffix(".reply.hex")
+    if method == "sys.stat":
+        frozen.body["requests"] = {}
+    assert has(keys(ANSWERS[method]), keys(frozen.body))
+
+
+def test_every_field_of_an_answer_is_documented():
+    missing = {
+        f"{method}: {key}"
+        for method, body in ANSWERS.items()
+        for key in (body["tasks"][0] if method == "proc.ps" else body)
+        if method != "sched.setattr" and key not in (CALLS[method].__doc__ or "")
+    }
+    assert missing == set()

@@ -1,0 +1,839 @@
+"""Each call succeeds once, and fails with each errno that its docstring in abi/calls.py names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from machine import Machine, Peer
+
+from kernel.abi.calls import CALLS, MAX_MAIL_BYTES
+from kernel.abi.codec import PROTOCOL_VERSION, encode_call
+from kernel.abi.errors import Errno
+from kernel.events import ProcessSample, ShutdownAsked
+from kernel.limits import (
+    MAX_CALLS,
+    MAX_MAILS,
+    MAX_REQUESTS,
+    MAX_TASK_MEMORY_BYTES,
+    MAX_TASK_SEGMENTS,
+    MAX_TASKS,
+)
+from kernel.objects import Task
+from kernel.sched.policy import POLICIES
+
+Scenario = Callable[[Machine], tuple[Peer, int]]
+CASES: dict[tuple[str, str], list[Scenario]] = {}
+LONG = {"max_tokens": 100, "ignore_end": True}
+
+
+def case(method: str, end: str = "reply") -> Callable[[Scenario], Scenario]:
+    """Declare a scenario: it makes a call of `method` that must have ended so when it returns."""
+
+    def keep(scenario: Scenario) -> Scenario:
+        CASES.setdefault((method, end), []).append(scenario)
+        return scenario
+
+    return keep
+
+
+def child_of(machine: Machine, parent: Peer, **options: object) -> Peer:
+    parent.call("proc.spawn", **({"script": "child.py"} | options))
+    pid = machine.launched()
+    child = Peer(machine, b"peer-%d" % pid, pid)
+    child.ask("sys.hello", version=PROTOCOL_VERSION)
+    return child
+
+
+def fill(machine: Machine, to: Peer) -> Peer:
+    """Fill a mailbox; return who did."""
+    sender = machine.agent()
+    for _ in range(MAX_MAILS):
+        sender.ask("ipc.send", to=to.pid, data=b"x")
+    return sender
+
+
+# -- sys --------------------------------------------------------------------------------------
+
+
+@case("sys.hello")
+def hello_of_our_version_is_welcome(machine):
+    peer = Peer(machine, b"new", 4000)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION, name="new")
+
+
+@case("sys.hello", "EPROTO")
+def hello_of_another_version_is_refused(machine):
+    peer = Peer(machine, b"new", 4000)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION + 1)
+
+
+@case("sys.hello", "EPERM")
+def hello_of_another_user_is_refused(machine):
+    peer = Peer(machine, b"new", 4000)
+    peer.raw(*encode_call(1, "sys.hello", {"version": PROTOCOL_VERSION}), uid=0)
+    return peer, 1
+
+
+@case("sys.hello", "EPERM")
+def hello_of_a_process_that_linux_could_not_tell_is_refused(machine):
+    peer = Peer(machine, b"new", 0)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.hello", "EAGAIN")
+def hello_beyond_the_limit_of_tasks_is_refused(machine):
+    for pid in range(10_000, 10_000 + MAX_TASKS):
+        machine.kernel.table.tasks[pid] = Task(pid, 0, "", 0)
+    peer = Peer(machine, b"new", 4000)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.hello", "ESHUTDOWN")
+def hello_to_a_kernel_that_goes_down_is_refused(machine):
+    machine.agent()
+    machine.event(ShutdownAsked(machine.now_ns))
+    peer = Peer(machine, b"new", 4000)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.info", "EPROTO")
+def a_call_before_hello_is_refused(machine):
+    peer = Peer(machine, b"new", 4000)
+    return peer, peer.call("sys.info")
+
+
+@case("sys.info", "EPERM")
+def an_operator_of_another_user_is_refused(machine):
+    peer = machine.operator()
+    peer.raw(*encode_call(1, "sys.info", {}), uid=0)
+    return peer, 1
+
+
+@case("sys.info")
+def anyone_may_ask_for_the_settings(machine):
+    peer = machine.agent()
+    return peer, peer.call("sys.info")
+
+
+@case("sys.stat")
+def anyone_may_ask_for_the_counters(machine):
+    peer = machine.agent()
+    return peer, peer.call("sys.stat")
+
+
+@case("sys.stat", "ESHUTDOWN")
+def calls_to_a_kernel_that_goes_down_are_refused(machine):
+    peer = machine.agent()
+    machine.event(ShutdownAsked(machine.now_ns))
+    return peer, peer.call("sys.stat")
+
+
+@case("sys.shutdown")
+def an_operator_ends_the_kernel(machine):
+    peer = machine.operator()
+    return peer, peer.call("sys.shutdown")
+
+
+@case("sys.shutdown", "EPERM")
+def an_agent_cannot_end_the_kernel(machine):
+    peer = machine.agent()
+    return peer, peer.call("sys.shutdown")
+
+
+# -- llm --------------------------------------------------------------------------------------
+
+
+@case("llm.generate")
+def a_prompt_is_continued(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="hello", max_tokens=5)
+    machine.run()
+    return peer, call
+
+
+@case("llm.generate")
+def messages_are_answered(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", messages=[{"role": "user", "content": "hello"}], max_tokens=5)
+    machine.run()
+    return peer, call
+
+
+@case("llm.generate")
+def tokens_are_continued(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", tokens=[1, 2, 3], max_tokens=5)
+    machine.run()
+    return peer, call
+
+
+BAD_GENERATES = {
+    "neither of prompt, messages and tokens": {},
+    "two of them": {"prompt": "a", "tokens": [1]},
+    "no tokens": {"tokens": []},
+    "no messages": {"messages": []},
+    "a token that is a string": {"tokens": ["a"]},
+    "a token that is a bool": {"tokens": [True]},
+    "a token outside the vocabulary": {"tokens": [320]},
+    "a negative token": {"tokens": [-1]},
+    "a message without a role": {"messages": [{"content": "a"}]},
+    "a message with another field": {"messages": [{"role": "user", "content": "a", "name": "b"}]},
+    "a message whose content is bytes": {"messages": [{"role": "user", "content": b"a"}]},
+    "a role that the template does not know": {"messages": [{"role": "robot", "content": "a"}]},
+    "an empty stop string": {"prompt": "a", "stop": [""]},
+    "a stop string of 257 characters": {"prompt": "a", "stop": ["s" * 257]},
+    "17 stop strings": {"prompt": "a", "stop": ["s"] * 17},
+    "no token wanted": {"prompt": "a", "max_tokens": 0},
+    "temperature below zero": {"prompt": "a", "temperature": -0.1},
+    "temperature that is no number": {"prompt": "a", "temperature": float("nan")},
+    "top_p above one": {"prompt": "a", "top_p": 1.1},
+    "stream that is an int": {"prompt": "a", "stream": 1},
+    "a field that is not there": {"prompt": "a", "beam": 4},
+}
+
+
+@pytest.mark.parametrize("what", BAD_GENERATES)
+def test_generate_refuses(what):
+    machine = Machine()
+    peer = machine.agent()
+    call = peer.call("llm.generate", **BAD_GENERATES[what])
+    machine.run()
+    assert peer.error(call) == "EINVAL"
+    assert not machine.task(peer.pid).requests
+
+
+@case("llm.generate", "EINVAL")
+def generate_without_a_prompt_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.generate")
+
+
+@case("llm.generate", "EPERM")
+def an_operator_cannot_generate(machine):
+    peer = machine.operator()
+    return peer, peer.call("llm.generate", prompt="hello")
+
+
+@case("llm.generate", "EFBIG")
+def tokens_that_fill_the_window_are_refused_at_once(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.generate", tokens=[1] * machine.config.window_tokens)
+
+
+@case("llm.generate", "EFBIG")
+def a_prompt_that_fills_the_window_is_refused_once_it_is_tokenized(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="x" * machine.config.window_tokens)
+    machine.run()
+    return peer, call
+
+
+@case("llm.generate", "EAGAIN")
+def one_request_too_many_of_a_task_is_refused(machine):
+    peer = machine.agent()
+    for _ in range(MAX_REQUESTS):
+        peer.call("llm.generate", prompt="hello")
+    return peer, peer.call("llm.generate", prompt="hello")
+
+
+@case("llm.generate", "EAGAIN")
+def one_request_too_many_in_all_is_refused(machine):
+    peer = machine.agent()
+    for _ in range(3):
+        peer.call("llm.generate", prompt="hello")
+    import kernel.sched.requests as module
+
+    was, module.MAX_PENDING_REQUESTS = module.MAX_PENDING_REQUESTS, 3
+    try:
+        return peer, peer.call("llm.generate", prompt="hello")
+    finally:
+        module.MAX_PENDING_REQUESTS = was
+
+
+@case("llm.generate", "ETIMEDOUT")
+def a_generation_ends_at_its_deadline(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", deadline_ms=100, prompt="hello", **LONG)
+    machine.step()
+    machine.pass_time(0.1)
+    return peer, call
+
+
+@case("llm.generate", "EINTR")
+def a_generation_ends_when_it_is_cancelled(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="hello", **LONG)
+    machine.step()
+    assert peer.ask("llm.cancel", call=call) == {"cancelled": True}
+    return peer, call
+
+
+@case("llm.generate", "EIO")
+def three_cores_die_of_a_request(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="hello", **LONG)
+    for _ in range(3):
+        machine.step()
+        machine.core_dies()
+        machine.core_up()
+    return peer, call
+
+
+@case("llm.generate", "EPIPE")
+def a_killed_task_has_its_calls_ended(machine):
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="hello", **LONG)
+    machine.operator().ask("proc.kill", pid=peer.pid, signal="KILL")
+    return peer, call
+
+
+@case("llm.cancel")
+def cancelling_what_has_ended_is_no_error(machine):
+    peer = machine.agent()
+    call = peer.call("llm.cancel", call=77)
+    assert peer.reply(call) == {"cancelled": False}
+    return peer, call
+
+
+@case("llm.tokenize")
+def text_becomes_tokens(machine):
+    peer = machine.agent()
+    call = peer.call("llm.tokenize", text="ab", with_special=False)
+    machine.answer_asks()
+    assert peer.reply(call) == {"tokens": [97, 98]}
+    return peer, call
+
+
+@case("llm.tokenize", "ETIMEDOUT")
+def a_question_ends_at_its_deadline(machine):
+    peer = machine.agent()
+    call = peer.call("llm.tokenize", deadline_ms=5, text="ab")
+    machine.pass_time(0.01)
+    machine.answer_asks()  # too late: it must not answer a second time
+    return peer, call
+
+
+@case("llm.detokenize")
+def tokens_become_text(machine):
+    peer = machine.agent()
+    call = peer.call("llm.detokenize", tokens=[1, 2])
+    machine.answer_asks()
+    assert peer.reply(call) == {"text": '!"'}
+    return peer, call
+
+
+@case("llm.detokenize")
+def half_a_character_becomes_a_replacement(machine):
+    peer = machine.agent()
+    call = peer.call("llm.detokenize", tokens=[201])
+    machine.answer_asks()
+    assert peer.reply(call) == {"text": "\ufffd"}
+    return peer, call
+
+
+@case("llm.detokenize", "EINVAL")
+def a_token_outside_the_vocabulary_has_no_text(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.detokenize", tokens=[320])
+
+
+# -- proc -------------------------------------------------------------------------------------
+
+
+@case("proc.spawn")
+def a_script_becomes_a_child(machine):
+    peer = machine.agent()
+    call = peer.call("proc.spawn", script="a.py", args=["1"], env={"A": "b"})
+    machine.launched()
+    return peer, call
+
+
+@case("proc.spawn", "EINVAL")
+def a_script_that_cannot_be_started_is_an_error(machine):
+    peer = machine.agent()
+    call = peer.call("proc.spawn", script="a.py")
+    machine.launch_fails("No such file or directory")
+    return peer, call
+
+
+@case("proc.spawn", "EINVAL")
+def an_argument_that_is_no_string_is_an_error(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.spawn", script="a.py", args=[1])
+
+
+@case("proc.spawn", "EINVAL")
+def an_environment_with_nul_is_an_error(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.spawn", script="a.py", env={"A": "b\0c"})
+
+
+@case("proc.spawn", "EPERM")
+def a_child_cannot_outrank_its_parent(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.spawn", script="a.py", priority=-1)
+
+
+@case("proc.spawn", "EAGAIN")
+def one_task_too_many_is_refused(machine):
+    peer = machine.agent()
+    for pid in range(10_000, 10_000 + MAX_TASKS - 1):
+        machine.kernel.table.tasks[pid] = Task(pid, 0, "", 0)
+    return peer, peer.call("proc.spawn", script="a.py")
+
+
+@case("proc.exit")
+def a_task_may_say_how_it_ends(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.exit", status=3)
+
+
+@case("proc.exit", "EPERM")
+def an_operator_cannot_exit(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.exit")
+
+
+@case("proc.wait")
+def a_dead_child_is_waited_for(machine):
+    peer = machine.agent()
+    child = child_of(machine, peer)
+    call = peer.call("proc.wait", pid=child.pid)
+    assert peer.end(call) is None
+    machine.ends(child.pid)
+    return peer, call
+
+
+@case("proc.wait", "ECHILD")
+def the_childless_cannot_wait(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.wait")
+
+
+@case("proc.wait", "ECHILD")
+def nobody_waits_for_a_stranger(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.wait", pid=machine.agent().pid)
+
+
+@case("proc.wait", "ETIMEDOUT")
+def a_wait_that_may_not_wait_fails_at_once(machine):
+    peer = machine.agent()
+    child_of(machine, peer)
+    return peer, peer.call("proc.wait", timeout_ms=0)
+
+
+@case("proc.wait", "ETIMEDOUT")
+def a_wait_ends_at_its_timeout(machine):
+    peer = machine.agent()
+    child_of(machine, peer)
+    call = peer.call("proc.wait", timeout_ms=50)
+    machine.pass_time(0.049)
+    assert peer.end(call) is None
+    machine.pass_time(0.001)
+    return peer, call
+
+
+@case("proc.kill")
+def a_parent_signals_its_child(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.kill", pid=child_of(machine, peer).pid)
+
+
+@case("proc.kill", "ESRCH")
+def nobody_is_there_to_be_signalled(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.kill", pid=9999)
+
+
+@case("proc.kill", "EPERM")
+def a_stranger_cannot_be_signalled(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.kill", pid=machine.agent().pid)
+
+
+@case("proc.kill", "EINVAL")
+def an_unknown_signal_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.kill", pid=peer.pid, signal="SIGKILL")
+
+
+@case("proc.ps")
+def tasks_are_listed_after_a_fresh_sample(machine):
+    peer = machine.agent("me")
+    call = peer.call("proc.ps")
+    assert peer.end(call) is None
+    assert machine.sampled_pids == [(peer.pid,)]
+    machine.event(ProcessSample(machine.now_ns, ((peer.pid, 1.5, 4096),)))
+    (row,) = peer.reply(call)["tasks"]
+    assert (row["name"], row["cpu_s"], row["rss_bytes"]) == ("me", 1.5, 4096)
+    return peer, call
+
+
+@case("proc.logs")
+def a_task_reads_its_own_log(machine):
+    peer = machine.agent()
+    peer.ask("log.write", text="a line")
+    call = peer.call("proc.logs", pid=peer.pid)
+    assert peer.reply(call)["text"] == "a line\n"
+    return peer, call
+
+
+@case("proc.logs", "ESRCH")
+def nobody_has_no_log(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.logs", pid=9999)
+
+
+@case("proc.logs", "EPERM")
+def a_strangers_log_is_private(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.logs", pid=machine.agent().pid)
+
+
+# -- ipc --------------------------------------------------------------------------------------
+
+
+@case("ipc.send")
+def a_message_is_put_into_a_mailbox(machine):
+    peer = machine.agent()
+    return peer, peer.call("ipc.send", to=machine.agent().pid, data=b"x" * MAX_MAIL_BYTES)
+
+
+@case("ipc.send", "ESRCH")
+def nobody_has_no_mailbox(machine):
+    peer = machine.agent()
+    return peer, peer.call("ipc.send", to=9999, data=b"")
+
+
+@case("ipc.send", "EMSGSIZE")
+def a_message_over_64_kib_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("ipc.send", to=peer.pid, data=b"x" * (MAX_MAIL_BYTES + 1))
+
+
+@case("ipc.send", "ETIMEDOUT")
+def a_full_mailbox_refuses_who_may_not_wait(machine):
+    box = machine.agent()
+    sender = fill(machine, box)
+    return sender, sender.call("ipc.send", to=box.pid, data=b"", timeout_ms=0)
+
+
+@case("ipc.send", "ETIMEDOUT")
+def waiting_for_room_ends_at_the_timeout(machine):
+    box = machine.agent()
+    sender = fill(machine, box)
+    call = sender.call("ipc.send", to=box.pid, data=b"", timeout_ms=20)
+    machine.pass_time(0.02)
+    return sender, call
+
+
+@case("ipc.send", "EPIPE")
+def who_waits_for_room_is_told_of_the_death(machine):
+    box = machine.agent()
+    sender = fill(machine, box)
+    call = sender.call("ipc.send", to=box.pid, data=b"")
+    machine.ends(box.pid)
+    return sender, call
+
+
+@case("ipc.recv")
+def a_message_is_taken_from_the_mailbox(machine):
+    peer, other = machine.agent(), machine.agent()
+    other.ask("ipc.send", to=peer.pid, data=b"hi")
+    call = peer.call("ipc.recv")
+    assert peer.reply(call) == {"sender": other.pid, "data": b"hi"}
+    return peer, call
+
+
+@case("ipc.recv", "EPERM")
+def an_operator_has_no_mailbox(machine):
+    peer = machine.operator()
+    return peer, peer.call("ipc.recv")
+
+
+@case("ipc.recv", "ETIMEDOUT")
+def an_empty_mailbox_refuses_who_may_not_wait(machine):
+    peer = machine.agent()
+    return peer, peer.call("ipc.recv", timeout_ms=0)
+
+
+@case("ipc.recv", "ETIMEDOUT")
+def waiting_for_mail_ends_at_the_timeout(machine):
+    peer = machine.agent()
+    call = peer.call("ipc.recv", timeout_ms=20)
+    machine.pass_time(0.02)
+    return peer, call
+
+
+# -- mem --------------------------------------------------------------------------------------
+
+
+@case("mem.create")
+def a_segment_is_made(machine):
+    peer = machine.agent()
+    call = peer.call("mem.create", name="a", size_bytes=100)
+    assert peer.reply(call) == {"name": "a", "size_bytes": 100}
+    assert [len(array) for array in machine.segments.values()] == [100]
+    return peer, call
+
+
+@case("mem.create", "EEXIST")
+def a_name_is_taken_once(machine):
+    peer = machine.agent()
+    peer.ask("mem.create", name="a", size_bytes=100)
+    return peer, peer.call("mem.create", name="a", size_bytes=100)
+
+
+@case("mem.create", "ENOMEM")
+def a_task_cannot_hold_more_than_its_limit(machine):
+    peer = machine.agent()
+    peer.ask("mem.create", name="a", size_bytes=4096)
+    return peer, peer.call("mem.create", name="b", size_bytes=MAX_TASK_MEMORY_BYTES - 4095)
+
+
+@case("mem.create", "ENOMEM")
+def a_task_cannot_hold_more_segments_than_its_limit(machine):
+    peer = machine.agent()
+    for number in range(MAX_TASK_SEGMENTS):
+        peer.ask("mem.create", name=str(number), size_bytes=1)
+    return peer, peer.call("mem.create", name="b", size_bytes=1)
+
+
+@case("mem.create", "EPERM")
+def an_operator_holds_no_segments(machine):
+    peer = machine.operator()
+    return peer, peer.call("mem.create", name="a", size_bytes=100)
+
+
+@case("mem.stat")
+def a_task_sees_what_it_holds(machine):
+    peer = machine.agent()
+    peer.ask("mem.create", name="b", size_bytes=2)
+    peer.ask("mem.create", name="a", size_bytes=1)
+    machine.agent().ask("mem.create", name="c", size_bytes=4)
+    call = peer.call("mem.stat")
+    assert [row["name"] for row in peer.reply(call)["segments"]] == ["a", "b"]
+    assert peer.reply(call)["used_bytes"] == 3
+    return peer, call
+
+
+@case("mem.unlink")
+def a_segment_is_removed(machine):
+    peer = machine.agent()
+    peer.ask("mem.create", name="a", size_bytes=100)
+    call = peer.call("mem.unlink", name="a")
+    assert not machine.segments
+    return peer, call
+
+
+@case("mem.unlink", "ENOENT")
+def another_tasks_segment_cannot_be_removed(machine):
+    machine.agent().ask("mem.create", name="a", size_bytes=100)
+    peer = machine.agent()
+    return peer, peer.call("mem.unlink", name="a")
+
+
+# -- sched and log ----------------------------------------------------------------------------
+
+
+@case("sched.setattr")
+def a_task_may_lower_itself(machine):
+    peer = machine.agent()
+    call = peer.call("sched.setattr", priority=5)
+    assert peer.reply(call)["priority"] == 5
+    return peer, call
+
+
+@case("sched.setattr")
+def a_task_may_lower_its_child(machine):
+    peer = machine.agent()
+    child = child_of(machine, peer)
+    call = peer.call("sched.setattr", pid=child.pid, priority=5)
+    assert machine.task(child.pid).priority == 5
+    return peer, call
+
+
+@case("sched.setattr")
+def an_operator_may_raise_anyone_and_change_the_policy(machine):
+    peer, pid = machine.operator(), machine.agent().pid
+    call = peer.call("sched.setattr", pid=pid, priority=-20, policy="prio", quantum_tokens=9)
+    assert peer.reply(call) == {"pid": pid, "priority": -20, "policy": "prio", "quantum_tokens": 9}
+    return peer, call
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_raise_itself(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", priority=-1)
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_lower_a_stranger(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", pid=machine.agent().pid, priority=5)
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_lower_its_parent(machine):
+    parent = machine.agent()
+    peer = child_of(machine, parent)
+    return peer, peer.call("sched.setattr", pid=parent.pid, priority=5)
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_change_the_policy(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", policy="fcfs")
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_change_the_quantum(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", quantum_tokens=1)
+
+
+@case("sched.setattr", "ESRCH")
+def nobody_has_no_priority_to_set(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", pid=9999, priority=5)
+
+
+@case("sched.setattr", "EINVAL")
+def an_unknown_policy_is_refused(machine):
+    peer = machine.operator()
+    return peer, peer.call("sched.setattr", policy="lottery")
+
+
+@case("sched.getattr")
+def anyone_may_ask_for_a_priority(machine):
+    peer = machine.agent()
+    call = peer.call("sched.getattr")
+    assert peer.reply(call)["pid"] == peer.pid
+    return peer, call
+
+
+@case("sched.getattr", "ESRCH")
+def nobody_has_no_priority(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.getattr", pid=9999)
+
+
+@case("sched.getpolicies")
+def the_policies_are_listed(machine):
+    peer = machine.agent()
+    call = peer.call("sched.getpolicies")
+    assert [row["name"] for row in peer.reply(call)["policies"]] == list(POLICIES)
+    assert all(row["doc"] for row in peer.reply(call)["policies"])
+    return peer, call
+
+
+@case("log.write")
+def a_line_is_appended_to_the_log(machine):
+    peer = machine.agent()
+    return peer, peer.call("log.write", text="a line")
+
+
+@case("log.write", "EPERM")
+def an_operator_has_no_log(machine):
+    peer = machine.operator()
+    return peer, peer.call("log.write", text="a line")
+
+
+# -- the tests --------------------------------------------------------------------------------
+
+
+ALL = [(method, end, one) for (method, end), several in CASES.items() for one in several]
+
+
+@pytest.mark.parametrize(
+    ("method", "end", "scenario"), ALL, ids=[f"{m}-{e}-{s.__name__}" for m, e, s in ALL]
+)
+def test_the_call_ends_as_documented(method, end, scenario):
+    machine = Machine()
+    peer, call = scenario(machine)
+    kind, body = peer.end(call)
+    assert (kind if kind == "reply" else body["name"]) == end, body
+    if kind == "error":
+        assert body["errno"] == Errno[end]
+        assert body["text"], "an error says what is wrong"
+    assert machine.kernel.calls.find(peer.name, call) is None
+
+
+def test_every_call_has_a_success_and_every_documented_errno_a_case():
+    wanted = {(method, "reply") for method in CALLS}
+    for method, call in CALLS.items():
+        wanted |= {(method, name) for name in re.findall(r"\bE[A-Z]{3,}\b", call.__doc__ or "")}
+    wanted.discard(("llm.cancel", "EINTR"))  # how the cancelled call ends, not llm.cancel itself
+    assert wanted - set(CASES) == set()
+
+
+def test_a_connection_may_have_only_so_many_calls_in_flight():
+    machine = Machine()
+    peer = machine.agent()
+    for _ in range(MAX_CALLS):
+        peer.call("ipc.recv")
+    assert peer.error(peer.call("ipc.recv")) == "EAGAIN"
+    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
+    assert peer.end(peer.call("ipc.recv")) is None, "one was answered, so there is room for one"
+
+
+def test_the_shorter_of_timeout_and_deadline_counts():
+    machine = Machine()
+    peer = machine.agent()
+    calls = [
+        peer.call("ipc.recv", deadline_ms=10, timeout_ms=1000),
+        peer.call("ipc.recv", deadline_ms=1000, timeout_ms=10),
+    ]
+    machine.pass_time(0.010)
+    assert [peer.error(call) for call in calls] == ["ETIMEDOUT", "ETIMEDOUT"]
+
+
+def test_a_deadline_of_zero_has_passed_at_once():
+    machine = Machine()
+    peer = machine.agent()
+    call = peer.call("ipc.recv", deadline_ms=0)
+    machine.pass_time(0)
+    assert peer.error(call) == "ETIMEDOUT"
+
+
+def test_a_task_waits_while_a_call_of_its_does_and_says_for_what():
+    machine = Machine()
+    peer = machine.agent()
+    task = machine.task(peer.pid)
+    assert (task.state.name, task.waits_for) == ("READY", "")
+    peer.call("ipc.recv")
+    assert (task.state.name, task.waits_for) == ("BLOCKED", "ipc.recv")
+    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
+    assert (task.state.name, task.waits_for) == ("READY", "")
+
+
+def test_a_kernel_without_a_timer_to_wait_for_sets_none():
+    machine = Machine()
+    peer = machine.agent()
+    peer.call("ipc.recv", timeout_ms=5)
+    assert machine.timer_ns == machine.now_ns + 5_000_000
+    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
+    assert machine.timer_ns is None
+
+
+def test_a_call_id_in_flight_may_not_be_used_again_and_the_first_call_goes_on():
+    machine = Machine()
+    peer = machine.agent()
+    first = peer.call("ipc.recv")
+    ends = machine.answers[peer.name].ends
+    for frames in (
+        encode_call(first, "sys.info", {}),
+        encode_call(first, "no.such", {}),
+        encode_call(first, "sys.info", {"wrong": 1}),
+    ):
+        peer.raw(*frames)
+        assert [body["name"] for _, body in ends.pop(first)] in (["EINVAL"], ["ENOSYS"])
+    task = machine.task(peer.pid)
+    assert machine.kernel.calls.find(peer.name, first) is not None
+    machine.agent().ask("ipc.send", to=peer.pid, data=b"late")
+    assert peer.reply(first)["data"] == b"late"
+    assert task.calls == {}
+    assert task.state.name == "READY"
