@@ -85,6 +85,7 @@ def core_command(config: Config, extra_buffers: bool, engine: str | None) -> lis
     command = [sys.executable, "-m", "kernel.engine.worker", "--model", config.model]
     command += ["--slots", str(config.slots), "--window-tokens", str(config.window_tokens)]
     command += ["--threads", str(config.threads), "--extra-buffers", str(int(extra_buffers))]
+    command += ["--flash-attention", config.flash_attention]
     return command if engine is None else [*command, "--engine", engine]
 
 
@@ -185,6 +186,8 @@ def _fit_to_machine(config: Config) -> Config:
     for name in ("slots", "window_tokens", "quantum_tokens", "prefill_tokens"):
         if getattr(config, name) < 1:
             raise Refused(USAGE, f"{name} is {getattr(config, name)}: wanted at least 1")
+    if config.flash_attention not in ("auto", "on", "off"):
+        raise Refused(USAGE, f"flash_attention {config.flash_attention!r} is not one of auto, on, off")
     if config.slots > MAX_SLOTS:
         raise Refused(USAGE, f"slots is {config.slots}: llama.cpp holds at most {MAX_SLOTS} sequences")
     allowed = len(os.sched_getaffinity(0))

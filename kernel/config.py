@@ -15,6 +15,7 @@ class Config:
     slots: int = 8  # sequences resident in the model at once
     window_tokens: int = 2048  # of one sequence
     threads: int = 0  # of the LLM core; 0: one for each physical core
+    flash_attention: str = "auto"  # "on", "off", or what decodes faster on this kind of CPU
     policy: str = "rr"
     quantum_tokens: int = 32  # a time slice, where the policy has one
     prefill_tokens: int = 128  # most prompt tokens in a step that also decodes

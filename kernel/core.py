@@ -205,11 +205,12 @@ class Kernel:
     def _on_peer_stalled(self, event: PeerStalled) -> None:
         """A peer that does not read: its calls end, and its task with them."""
         text = "it does not read its replies"
-        stalled = {call.task for call in self.calls.of_peer(event.peer) if call.task}
+        stalled = [task for task in self.table.tasks.values() if event.peer in task.peers]
         self.calls.abort_peer(event.peer, KernelError(Errno.EPIPE, text), event.now_ns)
         for task in stalled:
-            task.reason = text
-            self.signal(task, "KILL", event.now_ns)
+            if task.state is not TaskState.ZOMBIE:
+                task.reason = text
+                self.signal(task, "KILL", event.now_ns)
 
     def _on_shutdown(self, event: ShutdownAsked) -> None:
         self.shut_down(0, event.now_ns)

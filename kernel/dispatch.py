@@ -68,6 +68,7 @@ def _caller(kernel: Kernel, message: Message) -> Task:
     task = kernel.table.tasks.get(message.pid)
     if task is None or not task.has_said_hello or task.state is TaskState.ZOMBIE:
         raise KernelError(Errno.EPROTO, f"process {message.pid} has not said sys.hello")
+    task.peers.add(message.peer)
     return task
 
 

@@ -99,6 +99,7 @@ class Task:
     calls: dict[tuple[bytes, int], Call] = field(default_factory=dict)  # unanswered
     requests: list[Request] = field(default_factory=list)  # in flight
     running: int = 0  # of those, how many hold a slot
+    peers: set[bytes] = field(default_factory=set)  # its connections that spoke
     usage: Usage = field(default_factory=Usage)
     log: deque[bytes] = field(default_factory=deque)
     log_bytes: int = 0

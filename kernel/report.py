@@ -34,6 +34,7 @@ def describe(kernel: Kernel, now_ns: int) -> dict[str, Any]:
         "core_pid": kernel.core_pid,
         "core_restarts": kernel.core_restarts,
         "extra_buffers": kernel.uses_extra_buffers,
+        "flash_attention": info.flash_attention if info else None,
     }
 
 
@@ -90,8 +91,9 @@ def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
 
 def boot_line(info: EngineInfo) -> str:
     """Return the line that a person sees when the model serves."""
+    attention = "on" if info.flash_attention else "off"
     how = "" if info.extra_buffers else ", without repacked weights (this build crashed with them)"
     return (
         f"model {Path(info.model).name} ({info.description}): {info.slots} slots of"
-        f" {info.window_tokens} tokens, {info.threads} threads, loaded in {info.load_s:.1f} s{how}"
+        f" {info.window_tokens} tokens, {info.threads} threads, flash attention {attention}, loaded in {info.load_s:.1f} s{how}"
     )

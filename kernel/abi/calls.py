@@ -40,7 +40,7 @@ class SysHello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysInfo:
     """Answer {version, model, description, is_ready, slots, window_tokens, threads, policy,
-    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers}.
+    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention}.
 
     is_ready: the model is loaded and an LLM core serves it."""
 
@@ -147,7 +147,7 @@ class ProcKill:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcPs:
     """Answer {tasks: [{pid, ppid, name, state, waits_for, priority, cpu_s, cpu_percent, throttled,
-    rss_bytes, requests, prompt_tokens, generated_tokens, switches, switch_bytes, wait_s, ttft_s, calls,
+    rss_bytes, requests, prompt_tokens, generated_tokens, switches, restores, recomputed_tokens, switch_bytes, in_flight, wait_s, ttft_s, calls,
     age_s, status, signal}]}."""
 
 

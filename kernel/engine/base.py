@@ -98,6 +98,7 @@ class EngineInfo:
     kv_bytes_per_token: int
     snapshot_overhead_bytes: int
     extra_buffers: bool  # llama.cpp's repacked weights are in use
+    flash_attention: bool
     has_template: bool
     load_s: float
 

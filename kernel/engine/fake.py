@@ -47,6 +47,7 @@ class FakeEngine:
         window_tokens: int = 512,
         threads: int = 1,
         extra_buffers: bool = True,
+        flash_attention: str = "auto",
     ) -> None:
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._segments: dict[int, np.ndarray] = {}
@@ -61,6 +62,7 @@ class FakeEngine:
             kv_bytes_per_token=_BYTES_PER_TOKEN,
             snapshot_overhead_bytes=snapshot.HEADER_BYTES,
             extra_buffers=extra_buffers,
+            flash_attention=flash_attention == "on",
             has_template=True,
             load_s=0.0,
         )

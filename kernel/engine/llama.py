@@ -29,15 +29,21 @@ from kernel.engine.base import (
     StepResult,
 )
 from kernel.engine.batch import Batch, Mapping
+from kernel.engine.hostcpu import read_cpu
 from kernel.engine.sampler import sample
 
 MAX_HOLE = 4  # slots between two busy ones that are filled rather than left open
+# ggml splits the KV of a single flash-attention row among threads once its extent, which llama.cpp
+# rounds up to 256, reaches 512; two rows are never split.
+FLASH_WHOLE_TOKENS = 256
 
 _SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 class LlamaEngine:
     """One model with `slots` sequences of `window_tokens` each.
+
+    flash_attention: "on", "off", or "auto" for what decodes faster on this kind of CPU.
 
     Raises EngineError from the constructor when the file is no model that llama.cpp can load, when
     the context does not fit in memory, or when a first decode gives logits that are not finite.
@@ -51,6 +57,7 @@ class LlamaEngine:
         window_tokens: int,
         threads: int,
         extra_buffers: bool = True,
+        flash_attention: str = "auto",
     ) -> None:
         began = time.monotonic()
         llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
@@ -64,6 +71,9 @@ class LlamaEngine:
         trained = llama_cpp.llama_model_n_ctx_train(self._model)
         window_tokens = min(window_tokens, trained)
         rows = max(CHUNK_TOKENS, slots)
+        if flash_attention == "auto":
+            flash_attention = "off" if "amx_tile" in read_cpu().features else "on"
+        self._has_flash = flash_attention == "on"
         self._context = self._make_context(slots, window_tokens, rows, threads)
         if not self._context:
             raise EngineError(
@@ -72,7 +82,7 @@ class LlamaEngine:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = Batch(rows, llama_cpp.llama_batch)
         self._slots = max(slots, 2)
-        self._min_rows = 1
+        self._is_alone_exact = True
         self._segments: dict[int, Mapping] = {}
         self._template = llama_cpp.llama_model_chat_template(self._model, None)
         vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
@@ -82,9 +92,9 @@ class LlamaEngine:
         ]
         self._vocab_size = vocab
         layers = llama_cpp.llama_model_n_layer(self._model)
-        self._fingerprint = self._make_fingerprint(path, slots, window_tokens)
+        self._fingerprint = self._make_fingerprint(path, slots, window_tokens, self._has_flash)
         per_token, overhead = self._preflight()
-        self._min_rows = self._measure_min_rows()
+        self._is_alone_exact = self._measure_alone()
         self.info = EngineInfo(
             model=path,
             description=self._describe(),
@@ -95,6 +105,7 @@ class LlamaEngine:
             kv_bytes_per_token=per_token,
             snapshot_overhead_bytes=overhead + 64 * layers,
             extra_buffers=extra_buffers,
+            flash_attention=self._has_flash,
             has_template=bool(self._template),
             load_s=time.monotonic() - began,
         )
@@ -178,7 +189,7 @@ class LlamaEngine:
         sampled: list[Sampled] = []
         decodes = [row for row in plan.decodes if row.slot not in failed]
         if decodes:
-            fillers = self._fillers({row.slot for row in decodes})
+            fillers = self._fillers({row.slot: row.position for row in decodes})
             sampled += self._decode(sorted([*decodes, *fillers], key=lambda row: row.slot), True)
             for filler in fillers:
                 llama_cpp.llama_memory_seq_rm(self._memory, filler.slot, filler.position, -1)
@@ -195,14 +206,14 @@ class LlamaEngine:
             switch_ns=switched - began,
         )
 
-    def _fillers(self, slots: set[int]) -> list[Row]:
-        """Return rows of no consequence for small holes between busy slots.
+    def _fillers(self, positions: dict[int, int]) -> list[Row]:
+        """Return rows of no consequence for small holes between busy slots, given as slot: position.
 
         llama.cpp splits a batch wherever its slots are not adjacent, and each part reads all weights
-        once more: a filled hole costs a row, an open one a pass. Where this machine's kernels sum a
-        row that is alone in its part in another order (min_rows), such a row gets a neighbour.
+        once more: a filled hole costs a row, an open one a pass. A row that is alone in its part, and
+        for which this machine's kernels then sum in another order, gets a neighbour.
         """
-        ordered = sorted(slots)
+        ordered = sorted(positions)
         filled: set[int] = set()
         first = 0  # index of the part's first slot
         for index, slot in enumerate(ordered):
@@ -210,13 +221,18 @@ class LlamaEngine:
             if following is not None and following - slot <= MAX_HOLE + 1:
                 filled.update(range(slot + 1, following))
                 continue
-            if index == first and self._min_rows > 1:
+            if index == first and not self._may_be_alone(positions[slot]):
                 filled.add(slot + 1 if slot + 1 < self._slots else slot - 1)
             first = index + 1
         return [
             Row(slot, llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1, (0,), None)
-            for slot in sorted(filled - slots)
+            for slot in sorted(filled - positions.keys())
         ]
+
+    def _may_be_alone(self, position: int) -> bool:
+        """Whether a row at `position` has the same bits alone in a batch as beside another."""
+        is_split = self._has_flash and position >= FLASH_WHOLE_TOKENS
+        return self._is_alone_exact and not is_split
 
     def _decode(self, rows: list[Row], all_outputs: bool) -> list[Sampled]:
         """Run one batch and sample the rows that ask for it.
@@ -286,7 +302,11 @@ class LlamaEngine:
         options.n_batch = options.n_ubatch = rows
         options.n_seq_max = slots
         options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED  # exact, faster to decode
+        options.flash_attn_type = (
+            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if self._has_flash
+            else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
         options.kv_unified = False
         options.no_perf = True
         return llama_cpp.llama_init_from_model(self._model, options)
@@ -307,8 +327,11 @@ class LlamaEngine:
         per_token = -(-(sizes[1] - sizes[0]) // CHUNK_TOKENS)
         return per_token, max(0, sizes[0] - per_token * CHUNK_TOKENS) + 4096
 
-    def _measure_min_rows(self) -> int:
-        """Return 2 when a row alone in a batch gives other bits than beside a second row, else 1."""
+    def _measure_alone(self) -> bool:
+        """Return whether a row alone in a batch gives the same bits as beside a second row.
+
+        It does not where llama.cpp multiplies a single row by another kernel: F16 weights on x86.
+        """
         logits = []
         for slots in ((0,), (0, 1)):
             for slot in slots:
@@ -319,7 +342,7 @@ class LlamaEngine:
             logits.append(self._logits(1)[0].tobytes())
         for slot in (0, 1):
             self._clear(slot)
-        return 1 if logits[0] == logits[1] else 2
+        return logits[0] == logits[1]
 
     def _clear(self, slot: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -330,7 +353,7 @@ class LlamaEngine:
         return buffer.value.decode(errors="replace")
 
     @staticmethod
-    def _make_fingerprint(path: str, slots: int, window_tokens: int) -> bytes:
+    def _make_fingerprint(path: str, slots: int, window_tokens: int, has_flash: bool) -> bytes:
         """Return 16 bytes that differ whenever a snapshot of one core would be wrong in another.
 
         The first MiB (all dimensions and the tokenizer's start), the size and the time of change
@@ -340,6 +363,6 @@ class LlamaEngine:
         digest = hashlib.blake2b(digest_size=16)
         with Path(path).open("rb") as file:
             digest.update(file.read(1 << 20))
-        parts = (stat.st_size, stat.st_mtime_ns, slots, window_tokens)
+        parts = (stat.st_size, stat.st_mtime_ns, slots, window_tokens, has_flash)
         digest.update(repr((*parts, llama_cpp.__version__)).encode())
         return digest.digest()

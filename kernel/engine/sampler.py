@@ -29,10 +29,14 @@ def sample(logits: np.ndarray, sampling: Sampling, position: int) -> int:
     """Return a token id for one row of logits, shape (vocab,), float32.
 
     Order of the filters: top-k, temperature, top-p; the candidates are ranked by logit and, among
-    equals, by id, so that the draw is defined for ties as well.
+    equals, by id, so that the draw is defined for ties as well. Raises ValueError for logits that
+    are not finite: the context is damaged.
     """
+    likeliest = int(logits.argmax())  # numpy takes a NaN for the largest
+    if not np.isfinite(logits[likeliest]):
+        raise ValueError(f"the model's logit of token {likeliest} is {logits[likeliest]}")
     if sampling.temperature <= 0.0:
-        return int(logits.argmax())
+        return likeliest
     ids = _top(logits, sampling.top_k)
     scaled = logits[ids].astype(np.float64) / sampling.temperature
     weights = np.exp(scaled - scaled[0])

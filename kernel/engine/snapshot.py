@@ -5,7 +5,7 @@ written last, so a save that was cut off is no snapshot; nothing is handed to ll
 what it parses, before every field and the checksum have been found right.
 
 Layout (little endian): magic 8s, format u32, tokens u32, fingerprint 16s, digest of the token ids u64,
-payload bytes u64, checksum u64, zero to 64 bytes; then the payload.
+payload bytes u64, zero u64, checksum u64 of all before it and the payload; then the payload.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 MAGIC = b"AGXKVSNP"
 FORMAT = 1
 HEADER_BYTES = 64
-_HEADER = struct.Struct("<8sII16sQQQ")
+_FIELDS = struct.Struct("<8sII16sQQQ")
+_CHECKSUM = struct.Struct("<Q")
 
 
 class SnapshotError(Exception):
@@ -34,20 +35,16 @@ def checksum(payload: np.ndarray) -> int:
 
 def seal(segment: np.ndarray, fingerprint: bytes, tokens: int, digest: int, payload_bytes: int) -> int:
     """Write the header over a uint8 segment whose payload is in place; return the bytes used in all."""
-    payload = segment[HEADER_BYTES : HEADER_BYTES + payload_bytes]
-    header = _HEADER.pack(
-        MAGIC, FORMAT, tokens, fingerprint, digest, payload_bytes, checksum(payload)
-    )
-    segment[:HEADER_BYTES] = 0
-    segment[: len(header)] = np.frombuffer(header, dtype=np.uint8)
+    fields = _FIELDS.pack(MAGIC, FORMAT, tokens, fingerprint, digest, payload_bytes, 0)
+    total = _total(fields, segment[HEADER_BYTES : HEADER_BYTES + payload_bytes])
+    segment[:HEADER_BYTES] = np.frombuffer(fields + _CHECKSUM.pack(total), dtype=np.uint8)
     return HEADER_BYTES + payload_bytes
 
 
 def unseal(segment: np.ndarray, fingerprint: bytes, tokens: int, digest: int) -> np.ndarray:
     """Return the payload of a snapshot, or raise SnapshotError with what is wrong."""
-    magic, form, held, made_by, ids, size, total = _HEADER.unpack(
-        segment[: _HEADER.size].tobytes()
-    )
+    fields = segment[: _FIELDS.size].tobytes()
+    magic, form, held, made_by, ids, size, _ = _FIELDS.unpack(fields)
     for name, found, wanted in (
         ("magic", magic, MAGIC),
         ("format", form, FORMAT),
@@ -60,6 +57,12 @@ def unseal(segment: np.ndarray, fingerprint: bytes, tokens: int, digest: int) ->
     if size > len(segment) - HEADER_BYTES:
         raise SnapshotError(f"snapshot payload of {size} bytes is longer than its segment")
     payload = segment[HEADER_BYTES : HEADER_BYTES + size]
-    if checksum(payload) != total:
-        raise SnapshotError(f"snapshot checksum is {checksum(payload)}, wanted {total}")
+    (total,) = _CHECKSUM.unpack(segment[_FIELDS.size : HEADER_BYTES].tobytes())
+    if _total(fields, payload) != total:
+        raise SnapshotError(f"snapshot checksum is {_total(fields, payload)}, wanted {total}")
     return payload
+
+
+def _total(fields: bytes, payload: np.ndarray) -> int:
+    summed = checksum(np.frombuffer(fields, dtype=np.uint8)) + checksum(payload)
+    return summed & ((1 << 64) - 1)

@@ -172,6 +172,7 @@ def _make_engine(options: argparse.Namespace) -> Engine:
         window_tokens=options.window_tokens,
         threads=options.threads,
         extra_buffers=bool(options.extra_buffers),
+        flash_attention=options.flash_attention,
     )
     return engine
 
@@ -183,6 +184,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--window-tokens", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--extra-buffers", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:CLASS")
     parser.add_argument("--fd", type=int, required=True)
     return parser.parse_args(arguments)

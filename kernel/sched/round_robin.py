@@ -33,28 +33,28 @@ class RoundRobin:
 
     def choose(self, slots: int) -> list[Request]:
         while len(self._used) > slots:  # the kernel was given fewer slots
-            self._park(next(reversed(self._used)))
+            last = next(reversed(self._used))
+            del self._used[last]
+            self.add(last)
         while self._waiting and len(self._used) < slots:
-            self._used[self._next()] = 0
-        if self._waiting:
-            spent = [request for request, used in self._used.items() if used >= self._quantum]
-            incoming = []
-            while self._waiting and len(incoming) < len(spent):
-                incoming.append(self._next())
-            for request in spent[: len(incoming)]:
-                self._park(request)
-            self._used.update(dict.fromkeys(incoming, 0))
+            self._take_turn()
+        spent = [request for request, used in self._used.items() if used >= self._quantum]
+        for request in spent:
+            if not self._waiting:
+                break
+            self._take_turn(request)
         return list(self._used)
 
-    def _next(self) -> Request:
-        """Take the first task's oldest request; the task goes to the end of the line."""
-        pid = next(iter(self._waiting))
-        queue = self._waiting.pop(pid)
-        request = queue.popleft()
-        if queue:
-            self._waiting[pid] = queue
-        return request
+    def _take_turn(self, leaving: Request | None = None) -> None:
+        """Give a slot to the first task's oldest request, which ends that task's turn.
 
-    def _park(self, request: Request) -> None:
-        del self._used[request]
-        self.add(request)
+        Who leaves queues up before the rest of that task does: else two turns in three would be its.
+        """
+        pid = next(iter(self._waiting))
+        rest = self._waiting.pop(pid)
+        self._used[rest.popleft()] = 0
+        if leaving is not None:
+            del self._used[leaving]
+            self.add(leaving)
+        if rest:
+            self._waiting.setdefault(pid, deque()).extendleft(reversed(rest))

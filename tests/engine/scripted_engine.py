@@ -15,7 +15,7 @@ class ScriptedEngine:
     """Model names: "plain"; "refused"; "killed" (at load); "buggy", "stuck", "aborts" (at a step)."""
 
     def __init__(
-        self, path: str, *, slots: int, window_tokens: int, threads: int, extra_buffers: bool
+        self, path: str, *, slots: int, window_tokens: int, threads: int, extra_buffers: bool, **_: str
     ) -> None:
         if path == "refused":
             raise EngineError("model 'refused': not for serving")
@@ -24,7 +24,7 @@ class ScriptedEngine:
         self._path = path
         self._segments: dict[int, mmap.mmap] = {}
         self.info = EngineInfo(
-            path, "scripted", 256, window_tokens, slots, threads, 1, 0, extra_buffers, True, 0.0
+            path, "scripted", 256, window_tokens, slots, threads, 1, 0, extra_buffers, False, True, 0.0
         )
 
     def tokenize(self, text: str, with_special: bool) -> list[int]:

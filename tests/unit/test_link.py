@@ -60,7 +60,7 @@ results = st.builds(
     ended_ns=ids,
     switch_ns=ids,
 )
-INFO = EngineInfo("m", "d", 9, 64, 2, 1, 128, 64, False, True, 0.5)
+INFO = EngineInfo("m", "d", 9, 64, 2, 1, 128, 64, False, True, True, 0.5)
 
 
 def carried(message: tuple[object, ...], piece_bytes: int = 1 << 20) -> tuple[object, ...]:

@@ -50,6 +50,9 @@ def add_kernel_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH", help="a GGUF file; the small default model if left out")
     parser.add_argument("--slots", type=int, metavar="N", help="contexts resident in the model at once")
     parser.add_argument("--window", type=int, metavar="TOKENS", help="length of one context")
+    parser.add_argument(
+        "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this CPU"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the LLM core; one for each core if left out")
     parser.add_argument("--policy", metavar="NAME", help="scheduling policy")
     parser.add_argument("--quantum", type=int, metavar="TOKENS", help="time slice in generated tokens")
@@ -63,6 +66,7 @@ def kernel_command(options: argparse.Namespace, name: str) -> list[str]:
         "slots": options.slots,
         "window_tokens": options.window,
         "threads": options.threads,
+        "flash_attention": options.flash_attention,
         "policy": options.policy,
         "quantum_tokens": options.quantum,
     }
