@@ -20,6 +20,7 @@ from benchmarks.stand import end_on_term
 BARS = (  # the quick ones first
     "startup",
     "idle",
+    "batch_geometry",
     "context_switch",
     "syscall",
     "malformed",

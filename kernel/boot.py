@@ -203,7 +203,7 @@ def _fit_to_machine(config: Config) -> Config:
 def _last_words(status: int, config: Config, last_loss: str) -> int:
     if status in (0, INTERRUPTED):
         return status
-    if status == BAD_MODEL:
+    if status in (BAD_MODEL, NO_MEMORY):
         raise Refused(status, f"the LLM core refused: {last_loss}")
     if status == CORE_DIES:
         text = f"the LLM core for {config.model!r} keeps dying (last: {last_loss})"

@@ -52,7 +52,7 @@ from kernel.sched.requests import RequestManager
 from kernel.sched.scheduler import Scheduler
 from kernel.states import TaskState
 
-STATUS_MODEL, STATUS_CORE = 5, 8  # exit statuses, see docs/errors.md
+STATUS_MODEL, STATUS_MEMORY, STATUS_CORE = 5, 6, 8  # exit statuses, see docs/errors.md
 
 
 class Kernel:
@@ -132,7 +132,8 @@ class Kernel:
         if self.is_going_down:
             return
         if event.is_fatal:
-            self._give_up(STATUS_MODEL, event.reason, event.now_ns)
+            status = STATUS_MEMORY if event.is_memory else STATUS_MODEL
+            self._give_up(status, event.reason, event.now_ns)
             return
         if event.was_ready:
             self.core_restarts += 1

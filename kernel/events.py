@@ -97,6 +97,7 @@ class CoreLost:
     reason: str  # "signal SIGKILL", "exit status 1: its last line"
     was_ready: bool
     is_fatal: bool  # it said itself that it cannot serve this model: restarting is no use
+    is_memory: bool = False  # what is wrong then is the memory and not the file
 
 
 @dataclass(frozen=True, slots=True)

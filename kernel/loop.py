@@ -96,6 +96,7 @@ class Loop:
         self._epoll = select.epoll()
         self._on_ready: dict[int, Callable[[], None]] = {}  # but zmq's and the link, which are looked at in every turn
         self._link_mask = 0
+        self._is_drained = False  # zmq had no message left after the last send: its descriptors will tell
         self._register(wakeup.fd, self._serve_signals)
         for fd in server.fds:
             self._epoll.register(fd, select.EPOLLIN)
@@ -150,12 +151,13 @@ class Loop:
         self._serve_timers()
         for _ in range(MESSAGES_PER_TURN):
             message = self._server.recv(now_ns())
+            self._is_drained = message is None
             if message is None:
                 break
             self._tell(message)
 
     def _timeout_s(self) -> float | None:
-        if self._server.has_input:
+        if not self._is_drained:
             return 0
         times = [at for at in (self._timer_ns, self._retry_ns, self._sweep_ns) if at is not None]
         return max(0, min(times) - now_ns()) / 1e9 if times else None

@@ -95,5 +95,6 @@ def boot_line(info: EngineInfo) -> str:
     how = "" if info.extra_buffers else ", without repacked weights (this build crashed with them)"
     return (
         f"model {Path(info.model).name} ({info.description}): {info.slots} slots of"
-        f" {info.window_tokens} tokens, {info.threads} threads, flash attention {attention}, loaded in {info.load_s:.1f} s{how}"
+        f" {info.window_tokens} tokens, {info.threads} threads, flash attention {attention}, loaded"
+        f" in {info.load_s:.1f} s{how}"
     )

@@ -40,6 +40,7 @@ class Connection:
         self._mux = Mux()
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
+        self._has_kernel_died = False  # seen by whoever slept on the socket
         self._is_led = False  # a thread sleeps on the socket, without the lock
         self._dropped: deque[Inflight] = deque()  # given up where the lock was not to be had
         self._process = os.getpid()
@@ -63,7 +64,6 @@ class Connection:
         self._check_process()
         deadline_ms = calls.deadline_ms(call, timeout)
         with self._news:
-            self._pump()
             inflight, frames = self._mux.start(call, deadline_ms)
             try:
                 while not self._transport.send(frames):  # the kernel reads more slowly than we write
@@ -147,11 +147,10 @@ class Connection:
         """Take everything that has come."""
         if self._is_closed:
             return
-        is_dead = self._transport.is_kernel_dead()
         has_news = False
         for frames in self._transport.receive():
             has_news |= self._mux.feed(frames) is not None
-        if is_dead:
+        if self._has_kernel_died:
             error = KernelGone(f"kernel {self.kernel!r} (pid {self.kernel_pid}) has died")
             has_news |= bool(self._mux.end(error))
         if self._dropped:
@@ -168,10 +167,11 @@ class Connection:
         self._is_led = True
         self._lock.release()
         try:
-            self._transport.wait(timeout_s)
+            has_died = self._transport.wait(timeout_s)
         finally:
             self._lock.acquire()
             self._is_led = False
+        self._has_kernel_died |= has_died
 
     def _cancel_dropped(self) -> None:
         while self._dropped:

@@ -17,6 +17,7 @@ from kernel.abi import address
 from kernel.abi.errors import KernelError
 
 LINGER_MS = 200  # for the last message to leave when the kernel is slow
+READABLE = int(zmq.POLLIN)  # its enum costs more than the question
 
 
 class Transport:
@@ -48,23 +49,23 @@ class Transport:
     def receive(self) -> list[list[bytes]]:
         """Every message that has come."""
         messages = []
-        while True:
-            try:
-                messages.append(self._socket.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:
-                return messages
+        while self._socket.getsockopt(zmq.EVENTS) & READABLE:
+            messages.append(self._socket.recv_multipart(zmq.NOBLOCK))
+        return messages
 
     def is_kernel_dead(self) -> bool:
         return bool(self._life.poll(0))
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Sleep until there may be news, the kernel dies, wake() is called, or the time passes.
+    def wait(self, timeout_s: float | None) -> bool:
+        """Sleep until there may be news, the kernel dies (True), wake() is called, or the time passes.
 
         The only method that may run while another thread uses the socket.
         """
         ready = self._poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000)
-        if any(fd == self._wake_fd for fd, _ in ready):
+        fds = [fd for fd, _ in ready]
+        if self._wake_fd in fds:
             os.eventfd_read(self._wake_fd)
+        return self.pidfd in fds
 
     def wake(self) -> None:
         """End the wait() that is going on, or the next one."""

@@ -147,8 +147,8 @@ class ProcKill:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcPs:
     """Answer {tasks: [{pid, ppid, name, state, waits_for, priority, cpu_s, cpu_percent, throttled,
-    rss_bytes, requests, prompt_tokens, generated_tokens, switches, restores, recomputed_tokens, switch_bytes, in_flight, wait_s, ttft_s, calls,
-    age_s, status, signal}]}."""
+    rss_bytes, requests, in_flight, prompt_tokens, generated_tokens, recomputed_tokens, switches,
+    restores, switch_bytes, wait_s, ttft_s, calls, age_s, status, signal}]}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,3 +118,7 @@ class Engine(Protocol):
 
 class EngineError(Exception):
     """A request that the engine cannot carry out: bad input, never a broken core."""
+
+
+class EngineMemoryError(EngineError):
+    """The model's contexts do not fit in this machine's memory."""

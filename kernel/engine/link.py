@@ -319,9 +319,9 @@ class CoreProcess:
             self._is_ready = True
             return CoreReady(now_ns, self.pid, read_info(tuple(fields)))
         if kind == FATAL:
-            (reason,) = fields
+            reason, is_memory = fields
             self.close()
-            return CoreLost(now_ns, str(reason), False, True)
+            return CoreLost(now_ns, str(reason), False, True, bool(is_memory))
         raise LinkError(f"kind {kind!r}")
 
     def _lost(self, now_ns: int, trouble: str) -> CoreLost:

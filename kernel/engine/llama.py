@@ -15,12 +15,14 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+import psutil
 
 from kernel.engine import snapshot
 from kernel.engine.base import (
     CHUNK_TOKENS,
     EngineError,
     EngineInfo,
+    EngineMemoryError,
     Restore,
     Row,
     Sampled,
@@ -74,11 +76,10 @@ class LlamaEngine:
         if flash_attention == "auto":
             flash_attention = "off" if "amx_tile" in read_cpu().features else "on"
         self._has_flash = flash_attention == "on"
+        self._check_memory(slots, window_tokens)
         self._context = self._make_context(slots, window_tokens, rows, threads)
         if not self._context:
-            raise EngineError(
-                f"model {path}: no memory for {slots} slots of {window_tokens} tokens"
-            )
+            raise EngineError(f"model {path}: llama.cpp cannot make a context for it")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = Batch(rows, llama_cpp.llama_batch)
         self._slots = max(slots, 2)
@@ -292,6 +293,20 @@ class LlamaEngine:
             )
 
     # -- construction -------------------------------------------------------------------------
+
+    def _check_memory(self, slots: int, window_tokens: int) -> None:
+        """Raise EngineMemoryError when the KV cache would not fit: Linux would kill somebody for it."""
+        heads = llama_cpp.llama_model_n_head(self._model)
+        head_width = llama_cpp.llama_model_n_embd(self._model) // heads
+        kv_heads = llama_cpp.llama_model_n_head_kv(self._model)
+        layers = llama_cpp.llama_model_n_layer(self._model)
+        needed = 2 * 2 * layers * kv_heads * head_width * slots * window_tokens  # K and V, 2 bytes each
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise EngineMemoryError(
+                f"{slots} slots of {window_tokens} tokens need {needed >> 20} MiB for their contexts and"
+                f" {free >> 20} MiB of memory are free: give fewer --slots or a smaller --window"
+            )
 
     def _make_context(
         self, slots: int, window_tokens: int, rows: int, threads: int

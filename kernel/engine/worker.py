@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from kernel.engine.base import Engine, EngineError
+from kernel.engine.base import Engine, EngineError, EngineMemoryError
 from kernel.engine.link import (
     ANSWER,
     ASK,
@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
     try:
         engine = _make_engine(options)
     except EngineError as error:
-        worker.say((FATAL, str(error)))
+        worker.say((FATAL, str(error), isinstance(error, EngineMemoryError)))
         return 0
     try:
         worker.serve(engine)

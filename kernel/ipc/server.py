@@ -21,6 +21,7 @@ MAX_FRAMES = 8  # passed on of one message; a valid one has 3, the rest is throw
 QUEUE_MESSAGES = 1000  # in each direction, of each peer, inside zmq
 OVERFLOW_MESSAGES = 4096  # of one peer, here, beyond that
 OVERFLOW_BYTES = 64 << 20
+READABLE = int(zmq.POLLIN)  # its enum costs more than the question
 LINGER_MS = 300  # for the last replies at exit
 
 
@@ -109,7 +110,7 @@ class _Port:
 
     @property
     def has_input(self) -> bool:
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(self._socket.getsockopt(zmq.EVENTS) & READABLE)
 
     def recv(self, now_ns: int) -> Message | None:
         socket = self._socket

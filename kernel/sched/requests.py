@@ -209,7 +209,8 @@ class RequestManager:
         for request in self._awaiting_first:
             begin = max(result.began_ns, request.arrived_ns)
             request.core_ns += max(0, result.ended_ns - begin)
-        for request, item in sampled:
+        # First tokens first: each message wakes a process, and somebody waits hardest for these.
+        for request, item in sorted(sampled, key=lambda pair: pair[0].first_token_ns is not None):
             self._deliver(request, item, result.ended_ns)
 
     # -- inside -------------------------------------------------------------------------------

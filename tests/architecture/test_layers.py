@@ -139,7 +139,7 @@ def test_only_boot_and_the_loop_know_both_the_core_and_the_world():
     [
         ("zmq", {"kernel/ipc/server.py", "agents/agentix/transport.py"}),
         ("msgpack", {"kernel/abi/codec.py"}),
-        ("psutil", {"kernel/boot.py"}),
+        ("psutil", {"kernel/boot.py", "kernel/engine/llama.py"}),
         (
             "subprocess",
             {

@@ -8,17 +8,26 @@ import signal
 import sys
 import time
 
-from kernel.engine.base import EngineError, EngineInfo, Sampled, StepPlan, StepResult
+from kernel.engine.base import (
+    EngineError,
+    EngineInfo,
+    EngineMemoryError,
+    Sampled,
+    StepPlan,
+    StepResult,
+)
 
 
 class ScriptedEngine:
-    """Model names: "plain"; "refused"; "killed" (at load); "buggy", "stuck", "aborts" (at a step)."""
+    """Model names: "plain"; "refused"; "too-big"; "killed" (at load); "buggy", "stuck", "aborts" (at a step)."""
 
     def __init__(
         self, path: str, *, slots: int, window_tokens: int, threads: int, extra_buffers: bool, **_: str
     ) -> None:
         if path == "refused":
             raise EngineError("model 'refused': not for serving")
+        if path == "too-big":
+            raise EngineMemoryError("2 slots of 64 tokens need 9 MiB and 1 MiB of memory are free")
         if path == "killed":
             os.kill(os.getpid(), signal.SIGILL)
         self._path = path

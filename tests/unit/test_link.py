@@ -148,7 +148,7 @@ def test_what_a_core_said_before_it_died_still_counts() -> None:
 
 
 def test_a_core_that_refuses_the_model_is_lost_for_good_with_its_words() -> None:
-    with core("say(FATAL, 'model x: too odd'); signal.pause()") as process:
+    with core("say(FATAL, 'model x: too odd', False); signal.pause()") as process:
         assert events(process, CoreLost) == [CoreLost(5, "model x: too odd", False, is_fatal=True)]
 
 
