@@ -230,9 +230,8 @@ def is_noticed(engine: LlamaEngine, requests: list[tuple[Spec, Answer]], draw: r
             if spoiled or request is None or request.generated_tokens < 2:
                 continue
             array = rig.segment_array(restore.segment)
-            _, _, _, fingerprint, _, size, _ = snapshot._HEADER.unpack(
-                array[: snapshot._HEADER.size].tobytes()
-            )
+            fields = snapshot._FIELDS.unpack(array[: snapshot._FIELDS.size].tobytes())
+            fingerprint, size = fields[3], fields[5]
             payload = array[snapshot.HEADER_BYTES :]
             at = draw.randrange(size // 8, size * 7 // 8) | 1  # a high byte, if values are aligned
             payload[at] ^= 0x40
