@@ -2,7 +2,8 @@
 
 Who calls it: loop.py, which makes the events and carries out the effects in order. What must hold: the
 same events give the same effects; a step for the core comes before the messages that its results made,
-so that the core never waits for the agents' post.
+so that the core never waits for the agents' post. First tokens alone go before it: whoever waits for
+one gets a CPU while the core's threads are still asleep.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Kernel:
         self.is_going_down = False
         self.last_info: EngineInfo | None = None
         self._out: list[Effect] = []
+        self._urgent = 0  # how many of them go even before the next step
         self._segments = 0
         self._timer_ns: int | None = None
         self.born_ns = 0
@@ -95,9 +97,9 @@ class Kernel:
 
     def handle(self, event: Event) -> list[Effect]:
         """Take one event; return what is to be done, in order."""
-        self._out = []
+        self._out, self._urgent = [], 0
         _EVENTS[type(event)](self, event)
-        posts, self._out = self._out, []
+        urgent, posts, self._out = self._out[: self._urgent], self._out[self._urgent :], []
         plan = self.scheduler.plan(event.now_ns)
         if plan is not None:
             self._out.append(RunStep(plan))
@@ -106,7 +108,7 @@ class Kernel:
             self.governor.core_idle()
         self._out += posts
         self._set_timer()
-        return self._out
+        return urgent + self._out
 
     # -- what happens -------------------------------------------------------------------------
 
@@ -115,7 +117,12 @@ class Kernel:
 
     def _on_step_done(self, event: StepDone) -> None:
         sampled = self.scheduler.step_done(event.result)
-        self.requests.step_done(event.result, sampled)
+        first = [pair for pair in sampled if pair[0].first_token_ns is None]
+        later = [pair for pair in sampled if pair[0].first_token_ns is not None]
+        self.requests.step_done(event.result)
+        self.requests.deliver(first, event.result.ended_ns)
+        self._urgent = len(self._out)
+        self.requests.deliver(later, event.result.ended_ns)
 
     def _on_core_ready(self, event: CoreReady) -> None:
         if self.last_info is None:

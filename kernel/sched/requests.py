@@ -204,14 +204,16 @@ class RequestManager:
             else:
                 self._calls.reply(asker, {"text": value.decode(errors="replace")})
 
-    def step_done(self, result: StepResult, sampled: list[tuple[Request, Sampled]]) -> None:
-        """Deliver a step's tokens to their callers."""
+    def step_done(self, result: StepResult) -> None:
+        """Count a step's time for those who wait for a first token."""
         for request in self._awaiting_first:
             begin = max(result.began_ns, request.arrived_ns)
             request.core_ns += max(0, result.ended_ns - begin)
-        # First tokens first: each message wakes a process, and somebody waits hardest for these.
-        for request, item in sorted(sampled, key=lambda pair: pair[0].first_token_ns is not None):
-            self._deliver(request, item, result.ended_ns)
+
+    def deliver(self, sampled: list[tuple[Request, Sampled]], now_ns: int) -> None:
+        """Give tokens to their callers."""
+        for request, item in sampled:
+            self._deliver(request, item, now_ns)
 
     # -- inside -------------------------------------------------------------------------------
 
