@@ -111,7 +111,7 @@ class Rig:
     def _answer(self, ask: AskCore) -> Any:
         if ask.what == "tokenize":
             return self.engine.tokenize(*ask.value)
-        raise NotImplementedError(f"the rig is asked to {ask.what}")
+        raise ValueError(f"the rig is asked to {ask.what}")
 
     def _event(self, event: Event) -> None:
         self._carry_out(self.kernel.handle(event))
