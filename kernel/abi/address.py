@@ -14,6 +14,7 @@ import struct
 from kernel.abi.errors import Errno, KernelError
 
 NAME_VARIABLE = "AGENTIX_KERNEL"  # which kernel to talk to, when a user runs several
+SOCKET_VARIABLE = "AGENTIX_SOCKET"  # a launched agent's own socket; its child processes use the kernel's
 DEFAULT_NAME = "main"
 MAX_NAME_CHARS = 32
 
@@ -27,9 +28,22 @@ def kernel_name() -> str:
     return name
 
 
-def endpoint(role: str, name: str) -> str:
-    """Return the ZeroMQ endpoint of a kernel's "agent" or "operator" socket."""
-    return f"ipc://@{_abstract(role, name)}"
+def socket_name(role: str, name: str) -> str:
+    """Return the abstract name of a kernel's "agent" or "operator" socket."""
+    return f"agentix/{os.getuid()}/{name}/{role}"
+
+
+def own_socket() -> str | None:
+    """Return the abstract name of this process's own socket, if the kernel gave it one.
+
+    A launched agent leads a session; a process that it starts inherits the variable and not the socket.
+    """
+    return os.environ.get(SOCKET_VARIABLE) if os.getsid(0) == os.getpid() else None
+
+
+def endpoint(socket_name: str) -> str:
+    """Return the ZeroMQ endpoint of a socket."""
+    return f"ipc://@{socket_name}"
 
 
 def kernel_pid(role: str, name: str) -> int | None:
@@ -37,9 +51,14 @@ def kernel_pid(role: str, name: str) -> int | None:
 
     Raises KernelError EPERM when the listener belongs to another user: not to be spoken to.
     """
+    return listener_pid(socket_name(role, name), name)
+
+
+def listener_pid(abstract: str, name: str) -> int | None:
+    """The same for any socket of the kernel called `name`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect("\0" + _abstract(role, name))
+            probe.connect("\0" + abstract)
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         pid, uid, _ = struct.unpack(
@@ -48,7 +67,3 @@ def kernel_pid(role: str, name: str) -> int | None:
     if uid != os.getuid():
         raise KernelError(Errno.EPERM, f"kernel {name!r} belongs to user {uid}, you are {os.getuid()}")
     return pid
-
-
-def _abstract(role: str, name: str) -> str:
-    return f"agentix/{os.getuid()}/{name}/{role}"

@@ -16,9 +16,11 @@ from kernel.abi.errors import Errno, KernelError
 MAX_NAME_CHARS = 64
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
-MAX_MESSAGES = 4096
+MAX_MESSAGES = 800  # five values each: see shape.py
+MAX_TOKENS = 1 << 20
 MAX_MAIL_BYTES = 64 << 10
 MAX_LOG_CHARS = 4096
+CAPABILITIES = ("task.create",)  # what a task may be given; an operator has all
 
 
 def bounded(low: float, high: float, default: Any = MISSING) -> Any:
@@ -30,8 +32,8 @@ def bounded(low: float, high: float, default: Any = MISSING) -> Any:
 class SysHello:
     """Introduce this process to the kernel; the first call on a connection.
 
-    Answers {version, pid, kernel_pid, model, window_tokens, policy}. EPROTO: another version; EPERM: a
-    process of another user."""
+    Answers {version, pid, kernel_pid, connection, model, window_tokens, policy}. `connection` is its number
+    on the side channel. EPROTO: another version; EAGAIN: too many tasks; EINVAL: in a held task's name."""
 
     version: int = bounded(0, 1 << 31)
     name: str = bounded(0, MAX_NAME_CHARS, "")
@@ -49,16 +51,17 @@ class SysInfo:
 class SysStat:
     """Answer the kernel's counters since boot: {steps, core_busy_s, generated_tokens, prompt_tokens,
     recomputed_tokens, switches, held_preemptions, restores, failed_restores, dropped_contexts,
-    switch_bytes, switch_s, core_restarts, bad_messages, throttled, segment_bytes, snapshot_bytes,
-    requests: {state: count}}.
+    switch_bytes, switch_s, core_restarts, bad_messages, cut_connections, throttled, segment_bytes,
+    snapshot_bytes, requests: {state: count}}.
 
-    held_preemptions: switches inside a character or a possible stop string; segment_bytes: held for
-    parked contexts, snapshot_bytes: of those in use."""
+    cut_connections: closed by the kernel for what their peers did; held_preemptions: switches inside a
+    character or a possible stop string; segment_bytes: held for parked contexts, snapshot_bytes: of those
+    in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmGenerate:
-    """Generate text from exactly one of `prompt`, `messages` or `tokens`.
+    """Generate text from exactly one of `prompt`, `messages` or `tokens` (a list, or 4 bytes little-endian each).
 
     With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
     "stop"|"length", usage: {prompt_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
@@ -68,7 +71,7 @@ class LlmGenerate:
 
     prompt: str | None = None
     messages: list | None = bounded(1, MAX_MESSAGES, None)
-    tokens: list | None = bounded(1, 1 << 20, None)
+    tokens: list | bytes | None = bounded(1, 4 * MAX_TOKENS, None)
     max_tokens: int = bounded(1, 1 << 20, 256)
     temperature: float = bounded(0.0, 100.0, 0.0)
     top_k: int = bounded(0, 1 << 20, 40)
@@ -96,9 +99,11 @@ class LlmTokenize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmDetokenize:
-    """Answer {text}; bytes that are no UTF-8 become U+FFFD. EINVAL: a token outside the vocabulary."""
+    """Answer {text} of tokens, given as in llm.generate; bytes that are no UTF-8 become U+FFFD.
 
-    tokens: list = bounded(0, 1 << 20)
+    EINVAL: a token outside the vocabulary."""
+
+    tokens: list | bytes = bounded(0, 4 * MAX_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +111,9 @@ class ProcSpawn:
     """Start a Python script as a child task of the caller. Answers {pid}.
 
     `script` is a path; relative ones are seen from `cwd`, or from the kernel's folder. `env` is added to
-    the kernel's; `priority` is the caller's own unless given. EINVAL: no such script; EPERM: a priority
-    above the caller's; EAGAIN: too many tasks."""
+    the kernel's; `priority` is the caller's own unless given; `capabilities` are among the caller's own.
+    EINVAL: no such script or capability; EPERM: a priority above the caller's, or a capability that it
+    lacks; EAGAIN: too many tasks."""
 
     script: str = bounded(1, 4096)
     args: list = bounded(0, 256, ())
@@ -115,11 +121,27 @@ class ProcSpawn:
     env: dict | None = bounded(0, 256, None)
     cwd: str | None = bounded(1, 4096, None)
     priority: int | None = bounded(-20, 19, None)
+    capabilities: list = bounded(0, 16, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCreate:
+    """Create a task without a process, held by the caller: a child of it, scheduled, accounted, limited and
+    killed as any task is. Answers {pid}, a number above every process's.
+
+    Calls are made in its name with the option `task`. It ends by proc.exit in its own name, by proc.kill, or
+    with its holder: an agent's process, an operator's connection. EPERM: the caller lacks the capability
+    task.create, or a priority above its own; EAGAIN: too many tasks."""
+
+    name: str = bounded(0, MAX_NAME_CHARS, "")
+    priority: int | None = bounded(-20, 19, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcExit:
-    """Say that this task ends of its own will with `status`; the process exits next. Answers {}."""
+    """Say that this task ends of its own will with `status`; the process exits next. Answers {}.
+
+    A task without a process has ended when this is answered."""
 
     status: int = bounded(0, 255, 0)
 
@@ -138,7 +160,8 @@ class ProcWait:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcKill:
     """Send a signal (TERM, KILL, INT, STOP, CONT, USR1, USR2) to a child, oneself, or, as an operator,
-    any task. STOP also takes the task's requests off the model. Answers {}. ESRCH, EPERM, EINVAL."""
+    any task. STOP also takes the task's requests off the model; a task without a process ends by TERM, INT
+    and KILL and has no USR1 and USR2. Answers {}. ESRCH, EPERM, EINVAL."""
 
     pid: int = bounded(1, 1 << 31)
     signal: str = bounded(1, 16, "TERM")
@@ -146,7 +169,7 @@ class ProcKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcPs:
-    """Answer {tasks: [{pid, ppid, name, state, waits_for, priority, cpu_s, cpu_percent, throttled,
+    """Answer {tasks: [{pid, ppid, name, has_process, state, waits_for, priority, cpu_s, cpu_percent, throttled,
     rss_bytes, requests, in_flight, prompt_tokens, generated_tokens, recomputed_tokens, switches,
     restores, switch_bytes, wait_s, ttft_s, calls, age_s, status, signal}]}."""
 
@@ -162,7 +185,8 @@ class ProcLogs:
 class IpcSend:
     """Put a message into a task's mailbox, waiting while it is full. Answers {}.
 
-    ESRCH: no such task; EMSGSIZE: over 64 KiB; ETIMEDOUT: still full after timeout_ms; EPIPE: it died."""
+    Full is also a sender whose messages that nobody took yet come to 1 MiB. ESRCH: no such task; EMSGSIZE:
+    over 64 KiB; ETIMEDOUT: still full after timeout_ms; EPIPE: it died."""
 
     to: int = bounded(1, 1 << 31)
     data: bytes = bounded(0, MAX_MAIL_BYTES)
@@ -180,7 +204,8 @@ class IpcRecv:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemCreate:
-    """Make a shared-memory segment of the caller's, zeroed. Answers {name, size_bytes}. EEXIST, ENOMEM."""
+    """Make a shared-memory segment of the caller's, zeroed. Answers {name, size_bytes, segment}: the process
+    that speaks for the task gets its descriptor on the side channel by that number. EEXIST, ENOMEM."""
 
     name: str = bounded(1, MAX_NAME_CHARS)
     size_bytes: int = bounded(1, 1 << 34)
@@ -188,7 +213,7 @@ class MemCreate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemStat:
-    """Answer {segments: [{name, size_bytes}], used_bytes, limit_bytes} of the caller."""
+    """Answer {segments: [{name, size_bytes, segment}], used_bytes, limit_bytes} of the caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +269,7 @@ CALLS: dict[str, type] = {
     "llm.cancel": LlmCancel,
     "llm.tokenize": LlmTokenize,
     "llm.detokenize": LlmDetokenize,
+    "task.create": TaskCreate,
     "proc.spawn": ProcSpawn,
     "proc.exit": ProcExit,
     "proc.wait": ProcWait,
@@ -278,12 +304,20 @@ def _schema(call: type) -> dict[str, tuple[tuple[type, ...], float | None, float
 
 SCHEMAS = {method: _schema(call) for method, call in CALLS.items()}
 
+_EMPTY = {  # a call without fields is made once: they are frozen
+    method: call()
+    for method, call in CALLS.items()
+    if not any(is_required for _, _, _, is_required in SCHEMAS[method].values())
+}
+
 
 def validate(method: str, body: dict[str, Any]) -> Any:
     """Return the call object for a body. Raises KernelError ENOSYS or EINVAL naming field and value."""
     call = CALLS.get(method)
     if call is None:
         raise KernelError(Errno.ENOSYS, f"no method {method[:64]!a}")
+    if not body and method in _EMPTY:
+        return _EMPTY[method]
     schema = SCHEMAS[method]
     for name, value in body.items():
         if name not in schema:
@@ -299,8 +333,8 @@ def validate(method: str, body: dict[str, Any]) -> Any:
         measure = len(value) if is_sized else value
         if not low <= measure <= high:
             what = f"{name} has length" if is_sized else f"{name} is"
-            number = Errno.EMSGSIZE if isinstance(value, bytes) else Errno.EINVAL
-            raise KernelError(number, f"{method}: {what} {measure}, wanted {low:g} to {high:g}")
+            number = Errno.EMSGSIZE if isinstance(value, bytes) and measure > high else Errno.EINVAL
+            raise KernelError(number, f"{method}: {what} {measure}, wanted {low} to {high}")
     for name, (_, _, _, is_required) in schema.items():
         if is_required and name not in body:
             raise KernelError(Errno.EINVAL, f"{method}: field {name} is missing")

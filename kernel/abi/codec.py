@@ -1,38 +1,48 @@
-"""Frames of the protocol: the only importer of msgpack.
+"""Messages of the protocol: the only importer of msgpack.
 
-A message is three frames after any routing frame: MAGIC, a header map and a body map.
-  call    header {"id": int > 0, "method": str, "deadline_ms"?: int}      body {fields of the call}
-  chunk   header {"id": int, "kind": "chunk", "seq": int from 0}          body {...}
-  reply   header {"id": int, "kind": "reply"}                             body {...}
-  error   header {"id": int, "kind": "error"}   body {"errno": int, "name": str, "text": str}
-A call ends in exactly one reply or error; chunks come before it, numbered. A message that no call id
-can be read from is answered with id 0.
+A message is one ZeroMQ frame: MAGIC and a msgpack array.
+  call    [id: int > 0, method: str, {fields of the call}]
+  call    [id, method, {...}, {"deadline_ms"?: int, "task"?: int}]
+  chunk   [id, "chunk", {...}, seq: int from 0]
+  reply   [id, "reply", {...}]
+  error   [id, "error", {"errno": int, "name": str, "text": str}]
+A call ends in exactly one reply or error; chunks come before it, numbered. A message that no call id can be
+read from is answered with id 0; so is the reason why the kernel closes a connection, its last message.
+`task` makes the call in the name of a task that the caller holds. Maps have string keys.
 
-Who calls it: the kernel's ipc server and the SDK's transport. What must hold: nothing that an agent
-sends makes decode raise anything but KernelError.
+Who calls it: the kernel's dispatcher and the SDK. What must hold: nothing that an agent sends makes decode
+raise anything but KernelError, nor build much more in memory than its own bytes.
 """
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, NamedTuple
 
 import msgpack
 
 from kernel.abi.errors import Errno, KernelError
+from kernel.abi.shape import TooMuch, check_shape
 
-MAGIC = b"AGX1"
-PROTOCOL_VERSION = 1
-MAX_HEADER_BYTES = 1024
-MAX_BODY_BYTES = 8 << 20  # a long prompt; larger payloads are for segments
-MAX_FRAME_BYTES = 16 << 20  # the transport cuts the peer off beyond this
+MAGIC = b"AGX2"
+PROTOCOL_VERSION = 2
+MAX_INLINE_BYTES = 48 << 10  # of a message in its own frame; beyond, it goes through the payload ring
+MAX_FRAME_BYTES = 64 << 10  # the kernel cuts a peer off beyond this
+MAX_MESSAGE_BYTES = 4 << 20  # of a message in the payload ring: a long prompt
 MAX_ID = (1 << 63) - 1
+SMALL_BYTES = 512  # so short a message cannot make much of itself, whatever it holds
+
+_START = len(MAGIC)
+_unpackb = msgpack.unpackb
+_pack = msgpack.Packer().pack  # one for all: making one costs more than packing; the GIL is held throughout
 
 
 class Call(NamedTuple):
     id: int
     method: str
     body: dict[str, Any]
-    deadline_ms: int | None
+    deadline_ms: int | None = None
+    task: int | None = None
 
 
 class Answer(NamedTuple):
@@ -43,66 +53,77 @@ class Answer(NamedTuple):
 
 
 def encode_call(
-    call_id: int, method: str, body: dict[str, Any], deadline_ms: int | None = None
-) -> list[bytes]:
-    header: dict[str, Any] = {"id": call_id, "method": method}
-    if deadline_ms is not None:
-        header["deadline_ms"] = deadline_ms
-    return [MAGIC, msgpack.packb(header), msgpack.packb(body)]
+    call_id: int,
+    method: str,
+    body: dict[str, Any],
+    deadline_ms: int | None = None,
+    task: int | None = None,
+) -> bytes:
+    if deadline_ms is None and task is None:
+        return MAGIC + _pack((call_id, method, body))
+    pairs = (("deadline_ms", deadline_ms), ("task", task))
+    options = {name: value for name, value in pairs if value is not None}
+    return MAGIC + _pack((call_id, method, body, options))
 
 
-def encode_answer(call_id: int, kind: str, body: dict[str, Any], seq: int = -1) -> list[bytes]:
-    header: dict[str, Any] = {"id": call_id, "kind": kind}
+def encode_answer(call_id: int, kind: str, body: dict[str, Any], seq: int = -1) -> bytes:
     if seq >= 0:
-        header["seq"] = seq
-    return [MAGIC, msgpack.packb(header), msgpack.packb(body)]
+        return MAGIC + _pack((call_id, kind, body, seq))
+    return MAGIC + _pack((call_id, kind, body))
 
 
-def encode_error(call_id: int, error: KernelError) -> list[bytes]:
+def encode_error(call_id: int, error: KernelError) -> bytes:
     body = {"errno": int(error.number), "name": error.number.name, "text": error.text}
     return encode_answer(call_id, "error", body)
 
 
-def decode_call(frames: list[bytes]) -> Call:
-    """Return the call in a message's frames, or raise BadCall, which carries the id if there is one."""
-    header = _envelope(frames)
-    call_id = header.pop("id", None)
-    if not _is_int(call_id) or not 0 < call_id <= MAX_ID:
-        raise BadCall(Errno.EBADMSG, f"header id is {_show(call_id)}, wanted an int from 1 to 2^63-1")
-    if len(frames[2]) > MAX_BODY_BYTES:
-        text = f"body is {len(frames[2])} bytes, the limit is {MAX_BODY_BYTES}"
-        raise BadCall(Errno.EMSGSIZE, text, call_id)
+def decode_call(frame: bytes) -> Call:
+    """Return the call in a message, or raise BadCall, which carries the id if there is one."""
+    values = _array(frame)
     try:
-        method = header.pop("method", None)
-        deadline_ms = header.pop("deadline_ms", None)
-        if not isinstance(method, str):
-            raise BadCall(Errno.EBADMSG, f"header method is {_show(method)}, wanted a string")
-        if deadline_ms is not None and not (_is_int(deadline_ms) and 0 <= deadline_ms < 1 << 40):
-            raise BadCall(Errno.EBADMSG, f"header deadline_ms is {_show(deadline_ms)}")
-        if header:
-            raise BadCall(Errno.EBADMSG, f"header has an unknown field {_show(next(iter(header)))}")
-        return Call(call_id, method, _map("body", frames[2]), deadline_ms)
-    except BadCall as error:
-        raise BadCall(error.number, error.text, call_id) from None
+        call_id, method, body, *options = values
+    except ValueError:
+        call_id, method, body, options = (values[0] if values else None), "", {}, [None, None]
+    if type(call_id) is not int or not 0 < call_id <= MAX_ID:
+        raise BadCall(Errno.EBADMSG, f"call id is {_show(call_id)}, wanted an int from 1 to 2^63-1")
+    if len(options) > 1:
+        text = f"a call is an array of 3 or 4 values, this one of {len(values)}"
+        raise BadCall(Errno.EBADMSG, text, call_id)
+    if type(method) is not str:
+        raise BadCall(Errno.EBADMSG, f"method is {_show(method)}, wanted a string", call_id)
+    if type(body) is not dict:
+        text = f"the body of {_show(method)} is a {type(body).__name__}, wanted a map"
+        raise BadCall(Errno.EBADMSG, text, call_id)
+    if not options:
+        return Call(call_id, method, body)
+    return Call(call_id, method, body, *_options(call_id, options[0]))
 
 
-def decode_answer(frames: list[bytes]) -> Answer:
+def decode_answer(frame: bytes) -> Answer:
     """Return a kernel's answer. Raises BadCall on anything that is not one."""
-    header = _envelope(frames)
-    kind = header.get("kind")
-    if kind not in ("chunk", "reply", "error") or not _is_int(header.get("id")):
-        raise BadCall(Errno.EBADMSG, f"not an answer: header {_show(header)}")
-    return Answer(header["id"], kind, header.get("seq", -1), _map("body", frames[2]))
+    if frame[:_START] != MAGIC:
+        raise BadCall(Errno.EBADMSG, f"an answer starts with {_show(bytes(frame[:_START]))}")
+    try:
+        values = _unpackb(memoryview(frame)[_START:])
+        call_id, kind, body, *rest = values
+    except Exception as error:
+        raise BadCall(Errno.EBADMSG, f"not an answer: {_show(str(error))}") from None
+    seq = rest[0] if rest else -1
+    is_typed = type(call_id) is int and type(body) is dict and type(seq) is int
+    is_known = kind in ("chunk", "reply", "error")
+    if not (is_typed and is_known and len(rest) == (seq >= 0) == (kind == "chunk")):
+        raise BadCall(Errno.EBADMSG, f"not an answer: {_show(values)}")
+    return Answer(call_id, kind, seq, body)
 
 
 def pack(value: Any) -> bytes:
     """Serialise plain values for a trusted peer (the LLM core's link)."""
-    return msgpack.packb(value)
+    return _pack(value)
 
 
 def unpack(raw: bytes) -> Any:
     """The inverse of pack; lists come back as tuples."""
-    return msgpack.unpackb(raw, use_list=False, strict_map_key=False)
+    return _unpackb(raw, use_list=False, strict_map_key=False)
 
 
 class BadCall(KernelError):
@@ -113,34 +134,46 @@ class BadCall(KernelError):
         self.call_id = call_id
 
 
-def _envelope(frames: list[bytes]) -> dict[str, Any]:
-    if len(frames) != 3:
-        raise BadCall(Errno.EBADMSG, f"a message has 3 frames, this one {len(frames)}")
-    if frames[0] != MAGIC:
-        known = frames[0][:3] == MAGIC[:3]
-        number = Errno.EPROTO if known else Errno.EBADMSG
-        raise BadCall(number, f"first frame is {_show(bytes(frames[0][:16]))}, wanted {MAGIC!r}")
-    if len(frames[1]) > MAX_HEADER_BYTES:
-        text = f"header is {len(frames[1])} bytes, the limit is {MAX_HEADER_BYTES}"
-        raise BadCall(Errno.EMSGSIZE, text)
-    return _map("header", frames[1])
-
-
-def _map(name: str, raw: bytes) -> dict[str, Any]:
+def _array(frame: bytes) -> list[Any]:
+    """Unpack a message, after a look at what it holds when it is long enough to hold much."""
+    if frame[:_START] != MAGIC:
+        number = Errno.EPROTO if frame[:3] == MAGIC[:3] else Errno.EBADMSG
+        raise BadCall(number, f"a message starts with {_show(bytes(frame[:_START]))}, wanted {MAGIC!r}")
     try:
-        value = msgpack.unpackb(raw, strict_map_key=True, max_ext_len=0)
+        if len(frame) > SMALL_BYTES:
+            check_shape(frame, _START)
+        values = _unpackb(memoryview(frame)[_START:], strict_map_key=True, max_ext_len=0)
+    except TooMuch as error:
+        raise BadCall(Errno.EBADMSG, str(error), error.call_id) from None
     except Exception as error:  # msgpack raises half a dozen unrelated classes on hostile input
-        raise BadCall(Errno.EBADMSG, f"{name} is not msgpack: {_show(str(error))}") from None
-    if not isinstance(value, dict):
-        raise BadCall(Errno.EBADMSG, f"{name} is a {type(value).__name__}, wanted a map")
-    return value
+        raise BadCall(Errno.EBADMSG, f"a message is not msgpack: {_show(str(error))}") from None
+    if type(values) is not list:
+        raise BadCall(Errno.EBADMSG, f"a message is a {type(values).__name__}, wanted an array")
+    return values
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _options(call_id: int, options: Any) -> tuple[int | None, int | None]:
+    if type(options) is not dict or not options.keys() <= {"deadline_ms", "task"}:
+        text = f"call options are {_show(options)}, wanted a map of deadline_ms and task"
+        raise BadCall(Errno.EBADMSG, text, call_id)
+    for name, most in (("deadline_ms", 1 << 40), ("task", 1 << 31)):
+        value = options.get(name)
+        if value is not None and not (type(value) is int and 0 <= value < most):
+            text = f"call option {name} is {_show(value)}, wanted an int from 0 to {most - 1}"
+            raise BadCall(Errno.EBADMSG, text, call_id)
+    return options.get("deadline_ms"), options.get("task")
 
 
 def _show(value: Any) -> str:
-    """A value for an error text: bounded, printable."""
-    text = ascii(value)
+    """A value for an error text: bounded, printable, however long or deep the value is."""
+    text = _brief.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+class _Brief(Repr):
+    def repr_bytes(self, value: bytes, _: int) -> str:
+        return repr(value[:80])
+
+
+_brief = _Brief()
+_brief.maxstring = 80

@@ -1,8 +1,8 @@
-"""The bytes of every call and answer of protocol version 1, frozen in v1/*.hex.
+"""The bytes of every call and answer of protocol version 2, frozen in v2/*.hex.
 
-A file has one frame a line, in hex. A change here is a change of the protocol: it needs a new version
-and a folder of its own, not new bytes in this one. `python tests/abi/test_golden_frames.py` writes the
-files of calls that are new.
+A file has one message, which is one frame, in hex. A change here is a change of the protocol: it needs a
+new version and a folder of its own, not new bytes in this one. `python tests/abi/test_golden_frames.py`
+writes the files of calls that are new.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kernel.abi.calls import CALLS, validate
 from kernel.abi.codec import (
     MAGIC,
     PROTOCOL_VERSION,
+    Call,
     decode_answer,
     decode_call,
     encode_answer,
@@ -24,7 +25,7 @@ from kernel.abi.codec import (
 )
 from kernel.abi.errors import Errno, KernelError
 
-FOLDER = Path(__file__).parent / "v1"
+FOLDER = Path(__file__).parent / "v2"
 
 USAGE = {
     "requests": 1, "prompt_tokens": 2, "generated_tokens": 3, "recomputed_tokens": 0, "switches": 1,
@@ -34,18 +35,19 @@ USAGE = {
 
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sys.hello": (
-        {"version": 1, "name": "writer"},
+        {"version": 2, "name": "writer"},
         {
-            "version": 1, "pid": 101, "kernel_pid": 1, "model": "/m.gguf", "window_tokens": 2048,
-            "policy": "rr",
+            "version": 2, "pid": 101, "kernel_pid": 1, "connection": 7, "model": "/m.gguf",
+            "window_tokens": 2048, "policy": "rr",
         },
     ),
     "sys.info": (
         {},
         {
-            "version": 1, "model": "/m.gguf", "description": "llama", "is_ready": True, "slots": 8,
+            "version": 2, "model": "/m.gguf", "description": "llama", "is_ready": True, "slots": 8,
             "window_tokens": 2048, "threads": 2, "policy": "rr", "quantum_tokens": 32, "tasks": 3,
             "uptime_s": 1.5, "kernel_pid": 1, "core_pid": 2, "core_restarts": 0, "extra_buffers": True,
+            "flash_attention": True,
         },
     ),
     "sys.stat": (
@@ -76,8 +78,12 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llm.cancel": ({"call": 6}, {"cancelled": True}),
     "llm.tokenize": ({"text": "ab", "with_special": False}, {"tokens": [97, 98]}),
     "llm.detokenize": ({"tokens": [97, 98]}, {"text": "ab"}),
+    "task.create": ({"name": "a", "priority": 5}, {"pid": 4194305}),
     "proc.spawn": (
-        {"script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp", "priority": 5},
+        {
+            "script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp", "priority": 5,
+            "capabilities": ["task.create"],
+        },
         {"pid": 102},
     ),
     "proc.exit": ({"status": 3}, {}),
@@ -94,9 +100,9 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "tasks": [
                 {
-                    "pid": 102, "ppid": 101, "name": "a", "state": "running", "waits_for": "llm.generate",
-                    "priority": 0, "cpu_percent": 1.5, "throttled": False, "in_flight": 1, "age_s": 2.0,
-                    "status": None, "signal": None, **USAGE,
+                    "pid": 102, "ppid": 101, "name": "a", "has_process": True, "state": "running",
+                    "waits_for": "llm.generate", "priority": 0, "cpu_percent": 1.5, "throttled": False,
+                    "in_flight": 1, "age_s": 2.0, "status": None, "signal": None, **USAGE,
                 }
             ]
         },
@@ -104,11 +110,14 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "proc.logs": ({"pid": 102}, {"pid": 102, "name": "a", "text": "a line\n"}),
     "ipc.send": ({"to": 102, "data": b"\x00\xff", "timeout_ms": 0}, {}),
     "ipc.recv": ({"timeout_ms": None}, {"sender": 101, "data": b"\x00\xff"}),
-    "mem.create": ({"name": "a", "size_bytes": 4096}, {"name": "a", "size_bytes": 4096}),
+    "mem.create": (
+        {"name": "a", "size_bytes": 4096},
+        {"name": "a", "size_bytes": 4096, "segment": 3},
+    ),
     "mem.stat": (
         {},
         {
-            "segments": [{"name": "a", "size_bytes": 4096}], "used_bytes": 4096,
+            "segments": [{"name": "a", "size_bytes": 4096, "segment": 3}], "used_bytes": 4096,
             "limit_bytes": 268435456,
         },
     ),
@@ -123,8 +132,21 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def frozen(name: str) -> list[bytes]:
-    return [bytes.fromhex(line) for line in (FOLDER / f"{name}.hex").read_text().splitlines()]
+# What calls can say besides, each as one more file.
+TOKENS = {"tokens": b"\x05\0\0\0\x06\0\0\0", "max_tokens": 1}
+MESSAGES = {"messages": [{"role": "user", "content": "你"}], "max_tokens": 1}
+FORMS: dict[str, Call] = {
+    "llm.generate.tokens.call": Call(1, "llm.generate", TOKENS),
+    "llm.generate.messages.call": Call(1, "llm.generate", MESSAGES),
+    "llm.detokenize.bytes.call": Call(1, "llm.detokenize", {"tokens": b"\x05\0\0\0"}),
+    "deadline.call": Call((1 << 63) - 1, "ipc.recv", {}, deadline_ms=30_000),
+    "task.call": Call(2, "ipc.recv", {}, task=4194305),
+    "deadline.task.call": Call(3, "ipc.recv", {}, 30_000, 4194305),
+}
+
+
+def frozen(name: str) -> bytes:
+    return bytes.fromhex((FOLDER / f"{name}.hex").read_text())
 
 
 def as_lists(value: Any) -> Any:
@@ -133,13 +155,14 @@ def as_lists(value: Any) -> Any:
     return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def current() -> dict[str, list[bytes]]:
+def current() -> dict[str, bytes]:
     """Every message of the examples, by the name of its file, as it is encoded now."""
     messages = {}
     for number, (method, (body, answer)) in enumerate(EXAMPLES.items(), 1):
         messages[f"{method}.call"] = encode_call(number, method, body)
         messages[f"{method}.reply"] = encode_answer(number, "reply", answer)
-    messages["deadline.call"] = encode_call((1 << 63) - 1, "ipc.recv", {}, 30_000)
+    for name, call in FORMS.items():
+        messages[name] = encode_call(*call)
     messages["chunk"] = encode_answer(5, "chunk", {"text": "你", "tokens": [5]}, 3)
     for number in Errno:
         messages[f"error.{number.name}"] = encode_error(9, KernelError(number, "what is wrong"))
@@ -164,22 +187,29 @@ def test_there_is_a_file_for_each_message_and_no_other():
 
 @pytest.mark.parametrize("name", current())
 def test_a_message_is_encoded_as_it_was(name):
-    assert PROTOCOL_VERSION == 1
-    assert [frame.hex() for frame in current()[name]] == [frame.hex() for frame in frozen(name)]
-    assert frozen(name)[0] == MAGIC
+    assert PROTOCOL_VERSION == 2
+    assert current()[name].hex() == frozen(name).hex()
+    assert frozen(name).startswith(MAGIC)
 
 
 @pytest.mark.parametrize("method", EXAMPLES)
 def test_frozen_bytes_are_still_understood(method):
     body, answer = EXAMPLES[method]
     call = decode_call(frozen(f"{method}.call"))
-    assert (call.method, as_lists(call.body), call.deadline_ms) == (method, as_lists(body), None)
+    assert (call.method, as_lists(call.body)) == (method, as_lists(body))
+    assert (call.deadline_ms, call.task) == (None, None)
     reply = decode_answer(frozen(f"{method}.reply"))
     assert (reply.kind, as_lists(reply.body)) == ("reply", as_lists(answer))
 
 
-def test_a_frozen_deadline_and_a_frozen_chunk_are_still_understood():
-    assert decode_call(frozen("deadline.call")).deadline_ms == 30_000
+@pytest.mark.parametrize("name", FORMS)
+def test_frozen_options_and_other_forms_are_still_understood(name):
+    call = decode_call(frozen(name))
+    assert call == FORMS[name]
+    validate(call.method, call.body)
+
+
+def test_a_frozen_chunk_is_still_understood():
     chunk = decode_answer(frozen("chunk"))
     assert (chunk.id, chunk.kind, chunk.seq, chunk.body["text"]) == (5, "chunk", 3, "你")
 
@@ -194,7 +224,8 @@ def test_the_numbers_of_errors_are_linuxs():
 
 
 if __name__ == "__main__":
-    for name, frames in current().items():
+    FOLDER.mkdir(exist_ok=True)
+    for name, frame in current().items():
         path = FOLDER / f"{name}.hex"
         if not path.exists():
-            path.write_text("".join(frame.hex() + "\n" for frame in frames))
+            path.write_text(frame.hex() + "\n")
