@@ -10,6 +10,7 @@ import ctypes
 import importlib.metadata
 import os
 import resource
+import select
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,15 @@ import psutil
 from kernel.abi.address import kernel_pid
 from kernel.abi.errors import KernelError
 from kernel.config import Config
+from kernel.console import say
 from kernel.core import Kernel
 from kernel.engine.build import PACKAGE, tested_version_error
-from kernel.ipc.server import AddressInUse, Server
-from kernel.loop import INTERRUPTED, Loop, say
+from kernel.ipc.doors import AddressInUse
+from kernel.ipc.server import Server
+from kernel.loop import INTERRUPTED, Loop
 from kernel.proc.launcher import Launcher
 from kernel.sched.policy import POLICIES
+from kernel.segments import Segments
 from kernel.signals import Wakeup
 
 USAGE, RUNS_ALREADY, ADDRESS_TAKEN, BAD_MODEL, NO_MEMORY, NO_LLAMA, CORE_DIES = 2, 3, 4, 5, 6, 7, 8
@@ -51,7 +55,9 @@ def run(config: Config, engine: str | None = None) -> int:
     launcher = Launcher(config.name)
     launcher.set_child_open_files(_raise_open_files())
     _become_private()
-    server = _bind(config.name)
+    epoll = select.epoll()
+    segments = Segments()
+    server = _bind(config.name, epoll, segments)
     wakeup = Wakeup()
     try:
         if engine is None:
@@ -64,8 +70,10 @@ def run(config: Config, engine: str | None = None) -> int:
         )
         say(f"loading {config.model}")
         loop = Loop(
-            Kernel(config, os.getpid(), os.getuid()),
+            Kernel(config, os.getpid()),
+            epoll,
             server,
+            segments,
             launcher,
             wakeup,
             lambda extra_buffers: core_command(config, extra_buffers, engine),
@@ -78,6 +86,7 @@ def run(config: Config, engine: str | None = None) -> int:
     finally:
         server.close()
         wakeup.close()
+        epoll.close()
 
 
 def core_command(config: Config, extra_buffers: bool, engine: str | None) -> list[str]:
@@ -106,9 +115,9 @@ def _become_private() -> None:
     prctl(_PR_SET_DUMPABLE, 0)
 
 
-def _bind(name: str) -> Server:
+def _bind(name: str, epoll: select.epoll, segments: Segments) -> Server:
     try:
-        return Server(name)
+        return Server(name, epoll, segments.owned)
     except AddressInUse as error:
         role = error.role
     try:
@@ -116,7 +125,7 @@ def _bind(name: str) -> Server:
     except KernelError as error:
         raise Refused(ADDRESS_TAKEN, f"{error.text}: choose another name with --name") from None
     if pid is None:  # it ended just now
-        return _bind_again(name)
+        return _bind_again(name, epoll, segments)
     if _process_name(pid) == PROCESS_NAME:
         text = f"kernel {name!r} runs already, as process {pid}: use it, end it with `agentix down`,"
         raise Refused(RUNS_ALREADY, f"{text} or choose another name with --name")
@@ -124,9 +133,9 @@ def _bind(name: str) -> Server:
     raise Refused(ADDRESS_TAKEN, f"{text} end it or choose another name with --name")
 
 
-def _bind_again(name: str) -> Server:
+def _bind_again(name: str, epoll: select.epoll, segments: Segments) -> Server:
     try:
-        return Server(name)
+        return Server(name, epoll, segments.owned)
     except AddressInUse as error:
         text = f"the {error.role} address of kernel {name!r} is taken, and nobody answers on it"
         raise Refused(ADDRESS_TAKEN, f"{text}: choose another name with --name") from None

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from kernel.abi.errors import KernelError
 from kernel.engine.base import StepPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send frames to a peer on the socket that it came in on."""
+class Send(NamedTuple):
+    """Send a message to a peer. A tuple, for it is made for every answer."""
 
-    peer: bytes
-    is_operator: bool
-    frames: tuple[bytes, ...]
+    peer: int
+    frame: bytes
+
+
+class Refuse(NamedTuple):
+    """Send a message to a peer whose own was no valid call: if that was much work, it waits long for the next."""
+
+    peer: int
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close a connection; `error` is the last that its peer reads."""
+
+    peer: int
+    error: KernelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +46,7 @@ class Watch:
     """Report ProcessEnded for a process that is not a child of the kernel (it said hello by itself)."""
 
     pid: int
+    birth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +68,14 @@ class SampleProcesses:
 class MakeSegment:
     """Make a memfd of the kernel's, `is_touched` once so that its pages exist.
 
-    The store names segments; is_for_core ones are also handed to the LLM core (and to its successors).
+    The store names segments; is_for_core ones are also handed to the LLM core (and to its successors), others
+    to the process `owner`, a (pid, birth), when it asks on the side channel.
     """
 
     segment: int
     size_bytes: int
     is_for_core: bool
+    owner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,8 @@ class Halt:
 
 Effect = (
     Send
+    | Refuse
+    | Disconnect
     | Launch
     | Watch
     | Signal

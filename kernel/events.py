@@ -7,20 +7,30 @@ CLOCK_MONOTONIC), so that the same events give the same effects.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kernel.engine.base import EngineInfo, StepResult
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Frames from a peer, routing frame taken off, as they came: nothing of them is trusted yet."""
+class Message(NamedTuple):
+    """A frame from a peer as it came: nothing of it is trusted yet. A tuple, for it is made for every call."""
 
     now_ns: int
-    peer: bytes  # names the connection for replies
-    pid: int  # of the sender, attested by the OS; 0 when it could not be told
-    uid: int
+    peer: int  # names the connection for replies
+    pid: int  # of the process that connected, attested by the OS
+    birth: int  # when that process started: pids come round again
     is_operator: bool  # came in on the operators' socket
-    frames: tuple[bytes, ...]
+    burst: int  # how many came from this peer without a pause, this one included
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """A connection is closed, by either side: nothing comes from it and nothing reaches it any more."""
+
+    now_ns: int
+    peer: int
+    was_cut: bool = False  # for what it did
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Spawned:
     now_ns: int
     ticket: int
     pid: int
+    birth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +120,10 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class PeerStalled:
-    """A peer does not read what it is sent: its queue ran full."""
+    """A peer does not read what it is sent: its queue ran full. PeerGone follows."""
 
     now_ns: int
-    peer: bytes
+    peer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,7 @@ Event = (
     | StepDone
     | CoreLost
     | TimerFired
+    | PeerGone
     | PeerStalled
     | ShutdownAsked
 )

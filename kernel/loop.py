@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import select
 import signal
-import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from kernel.clock import now_ns
+from kernel.clock import now_ns, worked_ns
+from kernel.console import log, say
 from kernel.effects import (
     AskCore,
+    Disconnect,
     DropSegment,
     Effect,
     Halt,
     Launch,
     MakeSegment,
+    Refuse,
     RunStep,
     SampleProcesses,
     Say,
@@ -39,7 +41,6 @@ from kernel.events import (
     Event,
     Message,
     Output,
-    PeerStalled,
     ProcessEnded,
     ProcessSample,
     ShutdownAsked,
@@ -47,15 +48,16 @@ from kernel.events import (
     SpawnFailed,
     TimerFired,
 )
+from kernel.ipc.doors import Door
 from kernel.ipc.server import Server
+from kernel.limits import HEAVY_NS, TURN_NS
 from kernel.proc.launcher import Launcher, LaunchError, Process
 from kernel.proc.usage import last_sample, sample
+from kernel.segments import Segments
 from kernel.signals import CAUGHT, Wakeup
-from shm.segment import Segment
 
 MESSAGES_PER_TURN = 16
 PROCESSES_PER_LOOK = 16  # ends and outputs of processes served before the core is looked at again
-RETRY_NS = 20_000_000  # for peers whose queues are full
 SWEEP_NS = 50_000_000  # for what ended tasks left running: one scan of /proc for many ends
 INTERRUPTED = 130  # exit status of a second Ctrl-C, as a shell has it
 
@@ -73,7 +75,9 @@ class Loop:
     def __init__(
         self,
         kernel: Handler,
+        epoll: select.epoll,
         server: Server,
+        segments: Segments,
         launcher: Launcher,
         wakeup: Wakeup,
         core_command: Callable[[bool], list[str]],
@@ -84,24 +88,25 @@ class Loop:
         self._wakeup = wakeup
         self._core_command = core_command
         self._core: CoreProcess | None = None
-        self._segments: dict[int, tuple[Segment, bool]] = {}
+        self._link_fd = -1  # of the core
+        self._segments = segments
+        self._doors: dict[int, Door] = {}  # of launched agents, by pid
         self._pending: deque[Event] = deque()  # made by carrying out effects
         self._timer_ns: int | None = None
-        self._retry_ns: int | None = None
+        self._next_timer_ns: int | None = None  # the first of all timers, the server's and the sweep's too
         self._sweep_ns: int | None = None
         self._unswept: set[int] = set()
         self._interrupts = 0
         self._status: int | None = None
         self.last_loss = ""  # why the last core was lost, for the kernel's last words
-        self._epoll = select.epoll()
-        self._on_ready: dict[int, Callable[[], None]] = {}  # but zmq's and the link, which are looked at in every turn
+        self._epoll = epoll
+        self._on_ready: dict[int, Callable[[], None]] = {}  # but the server's and the link's
         self._link_mask = 0
-        self._is_drained = False  # zmq had no message left after the last send: its descriptors will tell
         self._register(wakeup.fd, self._serve_signals)
-        for fd in server.fds:
-            self._epoll.register(fd, select.EPOLLIN)
         self._do: dict[type, Callable[..., None]] = {
-            Send: self._send,
+            Send: server.send,
+            Refuse: server.send_refusal,
+            Disconnect: server.disconnect,
             RunStep: self._run_step,
             SetTimer: self._set_timer,
             AskCore: self._ask_core,
@@ -110,9 +115,9 @@ class Loop:
             Launch: self._launch,
             Watch: self._watch,
             Signal: self._signal,
-            SampleProcesses: self._sample,
+            SampleProcesses: lambda it: self._pending.append(ProcessSample(now_ns(), sample(it.pids))),
             StartCore: self._start_core,
-            Say: self._say,
+            Say: lambda effect: say(effect.text),
             Halt: self._halt,
         }
 
@@ -130,37 +135,57 @@ class Loop:
             self._core.close()
             self._core = None
         self._launcher.close()
-        self._server.retry()
         self._server.close()
-        for segment, _ in self._segments.values():
-            segment.close()
-        self._segments.clear()
-        self._epoll.close()
+        self._segments.close()
 
     # -- waiting --------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._timeout_s())
-        found = [(fd, self._on_ready.get(fd)) for fd, _ in ready]
-        self._serve_core()
-        for count, (fd, do) in enumerate(found, 1):
+        for fd, _ in ready:
+            if fd == self._link_fd:
+                self._serve_core()
+                break
+        now = now_ns()
+        others = []
+        for fd, mask in ready:
+            if not self._server.ready(fd, mask, now):
+                others.append((fd, self._on_ready.get(fd)))
+        for count, (fd, do) in enumerate(others, 1):
             if do is not None and self._on_ready.get(fd) is do:  # else the number is another's by now
                 do()
             if count % PROCESSES_PER_LOOK == 0:
                 self._serve_core()
-        self._serve_timers()
+        if self._next_timer_ns is not None and now >= self._next_timer_ns:
+            self._serve_timers(now)
+        self._serve_messages(now)
+
+    def _serve_messages(self, now: int) -> None:
+        server = self._server
+        until, worked = now + TURN_NS, worked_ns()
         for _ in range(MESSAGES_PER_TURN):
-            message = self._server.recv(now_ns())
-            self._is_drained = message is None
-            if message is None:
+            event = server.recv(now)
+            if event is None:
                 break
-            self._tell(message)
+            self._tell(event)
+            before, now = now, now_ns()
+            if now - before > HEAVY_NS and type(event) is Message:  # or others were on this CPU meanwhile
+                server.spent(event.peer, worked_ns() - worked, now)
+            if now > until or not server.has_work:
+                break
+        server.end_batch()
+        if server.unflushed:
+            server.flush()
 
     def _timeout_s(self) -> float | None:
-        if not self._is_drained:
+        wanted = self._server.next_timer_ns
+        for at in (self._timer_ns, self._sweep_ns):
+            if at is not None and (wanted is None or at < wanted):
+                wanted = at
+        self._next_timer_ns = wanted
+        if self._server.has_work:
             return 0
-        times = [at for at in (self._timer_ns, self._retry_ns, self._sweep_ns) if at is not None]
-        return max(0, min(times) - now_ns()) / 1e9 if times else None
+        return None if wanted is None else max(0, wanted - now_ns()) / 1e9
 
     def _serve_core(self) -> None:
         core = self._core
@@ -170,8 +195,7 @@ class Loop:
             core.flush()
         for event in core.read(now_ns()):
             if isinstance(event, CoreLost):
-                self._forget_core()
-                self.last_loss = event.reason
+                self._forget_core(event.reason)
             self._tell(event)
         if self._core is core:
             self._watch_link(core)
@@ -182,9 +206,9 @@ class Loop:
             self._epoll.modify(core.link_fd, mask)
             self._link_mask = mask
 
-    def _forget_core(self) -> None:
+    def _forget_core(self, reason: str) -> None:
         """Drop a core that has closed itself (epoll has forgotten its descriptors by that)."""
-        self._core = None
+        self._core, self._link_fd, self.last_loss = None, -1, reason
         for fd in [fd for fd, do in self._on_ready.items() if do == self._serve_core_stderr]:
             del self._on_ready[fd]
 
@@ -195,7 +219,7 @@ class Loop:
         fd = core.stderr_fd
         data = core.read_stderr()
         for line in data.decode(errors="replace").splitlines():
-            _log(f"core: {line}")
+            log(f"core: {line}")
         if core.stderr_fd < 0:
             self._on_ready.pop(fd, None)
 
@@ -209,14 +233,11 @@ class Loop:
             if number in CAUGHT:
                 self._tell(ShutdownAsked(now_ns()))
 
-    def _serve_timers(self) -> None:
-        now = now_ns()
+    def _serve_timers(self, now: int) -> None:
         if self._timer_ns is not None and now >= self._timer_ns:
             self._timer_ns = None
             self._tell(TimerFired(now))
-        if self._retry_ns is not None and now >= self._retry_ns:
-            self._server.retry()
-            self._retry_ns = now + RETRY_NS if self._server.has_overflow else None
+        self._server.tick(now)
         if self._sweep_ns is not None and now >= self._sweep_ns:
             self._sweep_ns = None
             self._launcher.sweep(self._unswept)
@@ -230,34 +251,29 @@ class Loop:
         try:
             effects = self._kernel.handle(event)
         except Exception:
-            if not isinstance(event, Message):
+            if type(event) is not Message:
                 raise  # the kernel's own picture of the world is wrong now: better none
-            _log(f"bug: a message from process {event.pid} was dropped:\n{traceback.format_exc()}")
+            log(f"bug: a message from process {event.pid} was dropped:\n{traceback.format_exc()}")
             return
         self._carry_out(effects)
-        self._handle_pending()
+        if self._pending:
+            self._handle_pending()
 
     def _handle_pending(self) -> None:
         while self._pending and self._status is None:
             self._carry_out(self._kernel.handle(self._pending.popleft()))
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        do = self._do
         for effect in effects:
-            self._do[type(effect)](effect)
+            do[type(effect)](effect)
+        if self._server.unflushed:
+            self._server.flush()
 
     # -- effects: messages and time ---------------------------------------------------------------
 
-    def _send(self, effect: Send) -> None:
-        if not self._server.send(effect):
-            self._pending.append(PeerStalled(now_ns(), effect.peer))
-        if self._retry_ns is None and self._server.has_overflow:
-            self._retry_ns = now_ns() + RETRY_NS
-
     def _set_timer(self, effect: SetTimer) -> None:
         self._timer_ns = effect.at_ns
-
-    def _say(self, effect: Say) -> None:
-        say(effect.text)
 
     def _halt(self, effect: Halt) -> None:
         self._status = effect.status
@@ -265,18 +281,24 @@ class Loop:
     # -- effects: processes -----------------------------------------------------------------------
 
     def _launch(self, effect: Launch) -> None:
+        door = None
         try:
-            process = self._launcher.launch(effect.argv, dict(effect.env), effect.cwd)
-        except LaunchError as error:
+            door = self._server.doors.open_own()
+            process = self._launcher.launch(effect.argv, dict(effect.env), effect.cwd, door.name)
+        except (LaunchError, OSError) as error:
+            if door is not None:
+                self._server.doors.close(door)
             self._pending.append(SpawnFailed(now_ns(), effect.ticket, str(error)))
             return
+        door.owner = process.pid
+        self._doors[process.pid] = door
         self._register(process.output, lambda: self._serve_output(process))
         self._register(process.pidfd, lambda: self._serve_end(process))
-        self._pending.append(Spawned(now_ns(), effect.ticket, process.pid))
+        self._pending.append(Spawned(now_ns(), effect.ticket, process.pid, process.birth))
 
     def _watch(self, effect: Watch) -> None:
         try:
-            process = self._launcher.watch(effect.pid)
+            process = self._launcher.watch(effect.pid, effect.birth)
         except LaunchError:
             self._pending.append(ProcessEnded(now_ns(), effect.pid, None, None))
             return
@@ -288,9 +310,6 @@ class Loop:
             self._core.kill()
         else:
             self._launcher.signal(effect.pid, effect.number)
-
-    def _sample(self, effect: SampleProcesses) -> None:
-        self._pending.append(ProcessSample(now_ns(), sample(effect.pids)))
 
     def _register(self, fd: int, do: Callable[[], None]) -> None:
         self._epoll.register(fd, select.EPOLLIN)
@@ -313,6 +332,9 @@ class Loop:
         self._forget(process.pidfd)
         self._tell(ProcessSample(now_ns(), last_sample(process.pid)))
         status, number = self._launcher.bury(process)
+        door = self._doors.pop(process.pid, None)
+        if door is not None:
+            self._server.doors.close(door)
         for data in process.drain():
             self._tell(Output(now_ns(), process.pid, data))
         if process.output >= 0:
@@ -328,7 +350,7 @@ class Loop:
     def _start_core(self, effect: StartCore) -> None:
         if self._core is not None:
             self._core.close()
-            self._forget_core()
+            self._forget_core(self.last_loss)
         try:
             core = CoreProcess(self._core_command(effect.extra_buffers))
         except OSError as error:
@@ -336,60 +358,37 @@ class Loop:
             self._pending.append(CoreLost(now_ns(), self.last_loss, False, False))
             return
         self._core = core
-        self._link_mask = select.EPOLLIN
+        self._link_fd, self._link_mask = core.link_fd, select.EPOLLIN
         self._epoll.register(core.link_fd, select.EPOLLIN)
         self._register(core.stderr_fd, self._serve_core_stderr)
-        for number, (segment, is_for_core) in self._segments.items():
-            if is_for_core:
-                core.send((ATTACH, number, segment.size_bytes), segment.fd)
+        for number, segment in self._segments.for_core():
+            core.send((ATTACH, number, segment.size_bytes), segment.fd)
         self._watch_link(core)
 
-    def _run_step(self, effect: RunStep) -> None:
+    def _to_core(self, message: tuple[Any, ...], fd: int = -1) -> None:
         if self._core is not None:  # else its CoreLost is on its way to the kernel
-            self._core.send(plan_message(effect.plan))
+            self._core.send(message, fd)
             self._watch_link(self._core)
+
+    def _run_step(self, effect: RunStep) -> None:
+        self._server.flush()  # first tokens go before the step
+        self._to_core(plan_message(effect.plan))
 
     def _ask_core(self, effect: AskCore) -> None:
-        if self._core is None:
-            return
         try:
-            self._core.send((ASK, effect.ticket, effect.what, effect.value))
+            self._to_core((ASK, effect.ticket, effect.what, effect.value))
         except (ValueError, TypeError, OverflowError) as error:  # what msgpack cannot carry
             self._pending.append(CoreAnswer(now_ns(), effect.ticket, None, str(error)))
-        self._watch_link(self._core)
 
     def _make_segment(self, effect: MakeSegment) -> None:
-        name = f"agentix-{effect.segment}"
-        try:  # an agent's gets its pages as the agent writes: it must not make the kernel zero them
-            segment = Segment.create(name, effect.size_bytes, touch=effect.is_for_core)
+        try:
+            segment = self._segments.make(effect)
         except OSError as error:
-            _log(f"segment {effect.segment} of {effect.size_bytes} bytes: {error.strerror}")
+            log(f"segment {effect.segment} of {effect.size_bytes} bytes: {error.strerror}")
             return
-        self._segments[effect.segment] = segment, effect.is_for_core
-        if effect.is_for_core and self._core is not None:
-            self._core.send((ATTACH, effect.segment, segment.size_bytes), segment.fd)
-            self._watch_link(self._core)
+        if effect.is_for_core:
+            self._to_core((ATTACH, effect.segment, segment.size_bytes), segment.fd)
 
     def _drop_segment(self, effect: DropSegment) -> None:
-        segment, is_for_core = self._segments.pop(effect.segment, (None, False))
-        if segment is None:
-            return
-        if is_for_core and self._core is not None:
-            self._core.send((DETACH, effect.segment))
-            self._watch_link(self._core)
-        segment.close()
-
-
-def say(text: str) -> None:
-    """Print a line for the person at the terminal."""
-    try:
-        print(text, flush=True)
-    except OSError:  # the terminal is gone; agents are not
-        sys.stdout = None
-
-
-def _log(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        sys.stderr = None
+        if self._segments.drop(effect.segment):
+            self._to_core((DETACH, effect.segment))

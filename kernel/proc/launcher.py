@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kernel.abi.address import NAME_VARIABLE
+from kernel.abi.address import NAME_VARIABLE, SOCKET_VARIABLE
+from kernel.identity import birth_of
 from kernel.proc.usage import read_stat, scan
 
 NICE = 10  # a spinning agent at the kernel's own priority takes two thirds of everyone's tokens
@@ -46,9 +47,9 @@ class Launcher:
         self._open_files = soft
 
     def launch(
-        self, argv: tuple[str, ...], env: Mapping[str, str], cwd: str | None
+        self, argv: tuple[str, ...], env: Mapping[str, str], cwd: str | None, own_socket: str
     ) -> Process:
-        """Start a Python script. Raises LaunchError."""
+        """Start a Python script, telling it the name of its socket. Raises LaunchError."""
         output, their_end = -1, -1
         try:
             output, their_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -59,7 +60,7 @@ class Launcher:
                 stdout=their_end,
                 stderr=their_end,
                 cwd=cwd,
-                env=self._environment(env),
+                env=self._environment(env) | {SOCKET_VARIABLE: own_socket},
                 start_new_session=True,
                 preexec_fn=_before_exec(os.getpid(), self._open_files),  # noqa: PLW1509 - see there
             )
@@ -81,10 +82,11 @@ class Launcher:
         nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, child.pid, nice)
-        process = self._known[child.pid] = Process(child.pid, pidfd, output, child)
+        birth = birth_of(child.pid) or 0  # there is one until it is reaped
+        process = self._known[child.pid] = Process(child.pid, birth, pidfd, output, child)
         return process
 
-    def watch(self, pid: int) -> Process | None:
+    def watch(self, pid: int, birth: int) -> Process | None:
         """Adopt a process that is no child of ours. None when it is known already.
 
         Raises LaunchError when it is gone, or cannot be watched.
@@ -95,7 +97,10 @@ class Launcher:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise LaunchError(f"process {pid}: {error.strerror}") from None
-        process = self._known[pid] = Process(pid, pidfd, -1, None)
+        if birth_of(pid) != birth:
+            os.close(pidfd)
+            raise LaunchError(f"process {pid}: it is another by now")
+        process = self._known[pid] = Process(pid, birth, pidfd, -1, None)
         return process
 
     def signal(self, pid: int, number: int) -> None:
@@ -156,12 +161,13 @@ class Launcher:
 class Process:
     """A task's process: `output` is the pipe of all that it prints, -1 when there is none."""
 
-    __slots__ = ("child", "output", "pid", "pidfd")
+    __slots__ = ("birth", "child", "output", "pid", "pidfd")
 
     def __init__(
-        self, pid: int, pidfd: int, output: int, child: subprocess.Popen[bytes] | None
+        self, pid: int, birth: int, pidfd: int, output: int, child: subprocess.Popen[bytes] | None
     ) -> None:
         self.pid = pid
+        self.birth = birth
         self.pidfd = pidfd
         self.output = output
         self.child = child
@@ -192,8 +198,7 @@ class Process:
 def _before_exec(kernel_pid: int, open_files: int) -> Callable[[], None]:
     """Return what the child does between fork and exec.
 
-    Safe here although zmq has threads: Python code runs on this one alone, zmq's hold no lock that the
-    child takes, and the library called is loaded already.
+    Safe: the kernel has no other thread, and the library called is loaded already.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     limits = (min(open_files, most) if most >= 0 else open_files, most)

@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from kernel.identity import stat_fields
+
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_STAT_BYTES = 1024  # a stat line is shorter
 
 
 class Stat(NamedTuple):
@@ -62,18 +63,9 @@ def scan() -> Iterator[Stat]:
 
 def read_stat(pid: int | str) -> Stat | None:
     """Return one process's line, or None when it is gone."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    fields = stat_fields(pid)
+    if fields is None:
         return None
-    try:
-        raw = os.read(fd, _STAT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    # The name in parentheses may hold anything, ") 1 2 3" included: fields start after the last one.
-    fields = raw[raw.rindex(b")") + 2 :].split(b" ", 22)
     return Stat(
         pid=int(pid),
         state=fields[0].decode(),

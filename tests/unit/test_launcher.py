@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kernel.identity import birth_of
 from kernel.proc import usage
 from kernel.proc.launcher import NICE, Launcher, LaunchError, Process
 
@@ -49,7 +50,7 @@ def end(launcher: Launcher, process: Process) -> tuple[int | None, int | None, b
 
 
 def run(launcher: Launcher, script: str, **env: str) -> tuple[int | None, int | None, bytes]:
-    return end(launcher, launcher.launch(("-c", script), env, None))
+    return end(launcher, launcher.launch(("-c", script), env, None, "own"))
 
 
 def is_alive(pid: int) -> bool:
@@ -91,18 +92,18 @@ def test_a_process_leads_a_session_is_nice_has_no_input_and_knows_its_kernel(
 
 
 def test_a_process_runs_in_the_directory_asked_for(launcher: Launcher, tmp_path: object) -> None:
-    process = launcher.launch(("-c", "import os; print(os.getcwd())"), {}, str(tmp_path))
+    process = launcher.launch(("-c", "import os; print(os.getcwd())"), {}, str(tmp_path), "own")
     assert end(launcher, process) == (0, None, f"{tmp_path}\n".encode())
 
 
 def test_a_directory_that_is_not_there_is_a_reason_in_words(launcher: Launcher) -> None:
     with pytest.raises(LaunchError, match=r"cannot start 'x\.py' in '/no/where': No such file"):
-        launcher.launch(("x.py",), {}, "/no/where")
+        launcher.launch(("x.py",), {}, "/no/where", "own")
 
 
 def test_an_impossible_argument_is_a_reason_in_words(launcher: Launcher) -> None:
     with pytest.raises(LaunchError, match="null"):
-        launcher.launch(("x\0.py",), {}, None)
+        launcher.launch(("x\0.py",), {}, None, "own")
 
 
 def test_too_few_descriptors_is_a_reason_in_words_and_leaks_none(launcher: Launcher) -> None:
@@ -124,7 +125,7 @@ def test_too_few_descriptors_is_a_reason_in_words_and_leaks_none(launcher: Launc
 def try_to_launch(launcher: Launcher, limits: tuple[int, int]) -> str:
     """Return why a process could not be started, under the limit in force; "" when it could."""
     try:
-        process = launcher.launch(("-c", ""), {}, None)
+        process = launcher.launch(("-c", ""), {}, None, "own")
     except LaunchError as error:
         return str(error)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -133,7 +134,7 @@ def try_to_launch(launcher: Launcher, limits: tuple[int, int]) -> str:
 
 
 def test_a_signal_reaches_the_children_of_a_launched_process_too(launcher: Launcher) -> None:
-    process = launcher.launch(("-c", HELPER.format(more="") + "; p.wait()"), {}, None)
+    process = launcher.launch(("-c", HELPER.format(more="") + "; p.wait()"), {}, None, "own")
     grandchild = int(line(process))
     launcher.signal(process.pid, signal.SIGTERM)
     assert end(launcher, process)[:2] == (None, signal.SIGTERM)
@@ -141,7 +142,7 @@ def test_a_signal_reaches_the_children_of_a_launched_process_too(launcher: Launc
 
 
 def test_what_a_process_leaves_in_its_group_dies_at_its_burial(launcher: Launcher) -> None:
-    process = launcher.launch(("-c", HELPER.format(more="")), {}, None)
+    process = launcher.launch(("-c", HELPER.format(more="")), {}, None, "own")
     grandchild = int(line(process))
     assert end(launcher, process)[:2] == (0, None)
     await_death(grandchild)
@@ -150,7 +151,7 @@ def test_what_a_process_leaves_in_its_group_dies_at_its_burial(launcher: Launche
 def test_what_a_process_leaves_in_another_group_of_its_session_dies_at_the_sweep(
     launcher: Launcher,
 ) -> None:
-    process = launcher.launch(("-c", HELPER.format(more=", process_group=0")), {}, None)
+    process = launcher.launch(("-c", HELPER.format(more=", process_group=0")), {}, None, "own")
     grandchild = int(line(process))
     end(launcher, process)
     assert is_alive(grandchild)
@@ -159,7 +160,7 @@ def test_what_a_process_leaves_in_another_group_of_its_session_dies_at_the_sweep
 
 
 def test_a_sweep_spares_a_session_whose_leader_lives(launcher: Launcher) -> None:
-    process = launcher.launch(("-c", HELPER.format(more="") + "; p.wait()"), {}, None)
+    process = launcher.launch(("-c", HELPER.format(more="") + "; p.wait()"), {}, None, "own")
     grandchild = int(line(process))
     launcher.sweep({process.pid})
     assert is_alive(grandchild)
@@ -168,7 +169,7 @@ def test_a_sweep_spares_a_session_whose_leader_lives(launcher: Launcher) -> None
 def test_closing_kills_everything_that_was_launched(launcher: Launcher) -> None:
     pids = []
     for more in ("", ", process_group=0"):
-        process = launcher.launch(("-c", HELPER.format(more=more) + "; p.wait()"), {}, None)
+        process = launcher.launch(("-c", HELPER.format(more=more) + "; p.wait()"), {}, None, "own")
         pids += [process.pid, int(line(process))]
     launcher.close()
     for pid in pids:
@@ -179,9 +180,9 @@ def test_an_adopted_process_is_watched_signalled_and_ends_without_a_status(
     launcher: Launcher,
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as other:
-        process = launcher.watch(other.pid)
+        process = launcher.watch(other.pid, birth_of(other.pid) or 0)
         assert process is not None
-        assert launcher.watch(other.pid) is None
+        assert launcher.watch(other.pid, birth_of(other.pid) or 0) is None
         launcher.signal(other.pid, signal.SIGKILL)
         assert end(launcher, process) == (None, None, b"")
         assert other.wait() == -9
@@ -191,7 +192,7 @@ def test_watching_a_process_that_is_gone_is_an_error(launcher: Launcher) -> None
     with subprocess.Popen(["true"]) as other:
         other.wait()
     with pytest.raises(LaunchError, match="No such process"):
-        launcher.watch(other.pid)
+        launcher.watch(other.pid, birth_of(other.pid) or 0)
 
 
 def test_a_signal_for_a_process_that_nobody_knows_goes_nowhere(launcher: Launcher) -> None:
@@ -201,7 +202,7 @@ def test_a_signal_for_a_process_that_nobody_knows_goes_nowhere(launcher: Launche
 def test_a_launched_process_does_not_outlive_the_kernel() -> None:
     script = (
         "import os; from kernel.proc.launcher import Launcher\n"
-        "p = Launcher('x').launch(('-c', 'import signal; signal.pause()'), {}, None)\n"
+        "p = Launcher('x').launch(('-c', 'import signal; signal.pause()'), {}, None, 'own')\n"
         "print(p.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False)

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from kernel.abi.address import endpoint
+from kernel.abi.address import endpoint, socket_name
+from kernel.abi.codec import decode_answer
+from kernel.abi.errors import Errno, KernelError
 from kernel.clock import now_ns
 from kernel.effects import (
     AskCore,
+    Disconnect,
     DropSegment,
     Effect,
     Halt,
@@ -42,6 +45,7 @@ from kernel.events import (
     Event,
     Message,
     Output,
+    PeerGone,
     PeerStalled,
     ProcessEnded,
     ProcessSample,
@@ -51,14 +55,17 @@ from kernel.events import (
     StepDone,
     TimerFired,
 )
-from kernel.ipc import server as server_module
+from kernel.identity import birth_of
 from kernel.ipc.server import Server
+from kernel.limits import UNREAD_HARD_BYTES
 from kernel.loop import INTERRUPTED, MESSAGES_PER_TURN, Loop
 from kernel.proc.launcher import Launcher
+from kernel.segments import Segments
 from kernel.signals import Wakeup
 
 DEADLINE_S = 20
 NAME = f"loop{os.getpid()}"
+ENDPOINT = endpoint(socket_name("agent", NAME))
 Decide = Callable[[Event], list[Effect]]
 
 
@@ -95,13 +102,23 @@ def run() -> Iterator[Callable[..., tuple[int, Scripted]]]:
         first: list[Effect], decide: Decide, model: str = "plain", kernel: Scripted | None = None
     ) -> tuple[int, Scripted]:
         kernel, wakeup = kernel or Scripted(first, decide), Wakeup()
-        loop = Loop(kernel, Server(NAME), Launcher(NAME), wakeup, lambda extra: command(model, extra))
+        epoll, segments = select.epoll(), Segments()
+        loop = Loop(
+            kernel,
+            epoll,
+            Server(NAME, epoll, segments.owned),
+            segments,
+            Launcher(NAME),
+            wakeup,
+            lambda extra: command(model, extra),
+        )
         kernel.loop = loop
         try:
             status = loop.run()
         finally:
             loop.close()
             wakeup.close()
+            epoll.close()
         assert status != 99, f"not within {DEADLINE_S} s; it saw {kernel.events}"
         return status, kernel
 
@@ -117,7 +134,8 @@ def dealer() -> Iterator[zmq.Socket[bytes]]:
     context = zmq.Context()
     made = context.socket(zmq.DEALER)
     made.setsockopt(zmq.RCVTIMEO, DEADLINE_S * 1000)
-    made.connect(endpoint("agent", NAME))
+    made.setsockopt(zmq.RECONNECT_IVL, 10)  # it connects before there is a kernel
+    made.connect(ENDPOINT)
     yield made
     made.close(linger=0)
     context.term()
@@ -189,11 +207,12 @@ def test_a_message_comes_in_and_its_answer_goes_out(
 ) -> None:
     def echo(event: Event) -> list[Effect]:
         assert isinstance(event, Message)
-        return [Send(event.peer, event.is_operator, (b"re", *event.frames)), Halt(0)]
+        assert (event.pid, event.birth) == (os.getpid(), birth_of(os.getpid()))
+        return [Send(event.peer, b"re" + event.frame), Halt(0)]
 
-    dealer.send_multipart([b"a", b"b"])
+    dealer.send(b"ab")
     run([], echo)
-    assert dealer.recv_multipart() == [b"re", b"a", b"b"]
+    assert dealer.recv() == b"reab"
 
 
 def test_a_bug_met_by_one_message_is_logged_and_the_next_is_served(
@@ -203,7 +222,7 @@ def test_a_bug_met_by_one_message_is_logged_and_the_next_is_served(
 ) -> None:
     def decide(event: Event) -> list[Effect]:
         assert isinstance(event, Message)
-        if event.frames[0] == b"bad":
+        if event.frame == b"bad":
             raise ZeroDivisionError("scripted")
         return [Halt(0)]
 
@@ -215,25 +234,55 @@ def test_a_bug_met_by_one_message_is_logged_and_the_next_is_served(
     assert "ZeroDivisionError: scripted" in capsys.readouterr().err
 
 
-def test_a_peer_that_does_not_read_is_reported_once(
-    run: Callable[..., tuple[int, Scripted]],
-    dealer: zmq.Socket[bytes],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_peer_that_is_cut_off_reads_why_and_its_end_is_told_once(
+    run: Callable[..., tuple[int, Scripted]], dealer: zmq.Socket[bytes]
 ) -> None:
-    monkeypatch.setattr(server_module, "OVERFLOW_MESSAGES", 20)
+    def decide(event: Event) -> list[Effect]:
+        if isinstance(event, Message):
+            return [Disconnect(event.peer, KernelError(Errno.EPIPE, "scripted"))]
+        return [Halt(0)] if isinstance(event, PeerGone) else []
+
+    dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+    dealer.send(b"x")
+    _, kernel = run([], decide)
+    (message,), (gone,) = kernel.of(Message), kernel.of(PeerGone)
+    assert isinstance(message, Message)
+    assert isinstance(gone, PeerGone)
+    assert gone.peer == message.peer
+    assert decode_answer(dealer.recv()).body == {"errno": 32, "name": "EPIPE", "text": "scripted"}
+
+
+def test_a_peer_that_does_not_read_is_reported_once_and_then_gone(
+    run: Callable[..., tuple[int, Scripted]],
+) -> None:
+    """Its process is another one: this thread could not connect before there is a kernel."""
+    script = (
+        "from benchmarks.rawpeer import RawPeer; import signal\n"
+        f"peer = RawPeer({socket_name('agent', NAME)!r}); peer.send(b'x'); signal.pause()"
+    )
 
     def decide(event: Event) -> list[Effect]:
         if isinstance(event, Message):
-            flood = Send(event.peer, False, (bytes(100_000),))
-            return [flood] * 4000
-        return [Halt(0)]
+            return [Send(event.peer, bytes(60_000))] * (4 * UNREAD_HARD_BYTES // 60_000)
+        return [Halt(0)] if isinstance(event, PeerGone) else []
 
-    dealer.setsockopt(zmq.RCVHWM, 1)
-    dealer.disconnect(endpoint("agent", NAME))
-    dealer.connect(endpoint("agent", NAME))
-    dealer.send(b"x")
-    _, kernel = run([], decide)
+    _, kernel = run([python(script)], decide)
     assert len(kernel.of(PeerStalled)) == 1
+
+
+def test_a_launched_process_has_a_socket_of_its_own_that_serves_no_other(
+    run: Callable[..., tuple[int, Scripted]],
+) -> None:
+    """A child of its inherits the name of the socket, and is told whose that is."""
+    child = "import os; from benchmarks.rawpeer import RawPeer; RawPeer(os.environ['AGENTIX_SOCKET'])"
+    script = f"{child}; print('served', flush=True)\n"
+    script += f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    _, kernel = run([python(script)], halt_on(ProcessEnded))
+    said = b"".join(event.data for event in kernel.of(Output) if isinstance(event, Output))
+    (spawned,) = kernel.of(Spawned)
+    assert isinstance(spawned, Spawned)
+    assert said.startswith(b"served\n")
+    assert b"this socket is task %d's" % spawned.pid in said
 
 
 # -- processes -------------------------------------------------------------------------------------
@@ -291,7 +340,7 @@ def test_what_a_process_leaves_behind_in_its_session_is_swept_without_anybody_as
 
     def decide(event: Event) -> list[Effect]:
         if isinstance(event, Output):
-            return [Watch(int(event.data))]
+            return [Watch(int(event.data), birth_of(int(event.data)) or 0)]
         is_over = isinstance(event, ProcessEnded) and event.status is None
         return [Halt(0)] if is_over else []
 
@@ -304,7 +353,7 @@ def test_watching_a_process_that_is_gone_reports_its_end(
 ) -> None:
     pid = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(pid, 0)
-    _, kernel = run([Watch(pid)], halt_on(ProcessEnded))
+    _, kernel = run([Watch(pid, 1)], halt_on(ProcessEnded))
     (ended,) = kernel.events
     assert ended == ProcessEnded(ended.now_ns, pid, None, None)
 

@@ -1,0 +1,55 @@
+"""Every segment that the kernel made, by number: parked contexts of the LLM core's, and agents' memory.
+
+Who uses it: the loop makes and drops them as the core decides; the server's side channel asks whose they are.
+What must hold: an agent's segment is handed to the process that owns it, a parked context to no agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kernel.effects import MakeSegment
+from kernel.identity import Process
+from shm.segment import Segment
+
+
+class Segments:
+    """Owns the descriptors."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Segment, MakeSegment]] = {}
+
+    def make(self, effect: MakeSegment) -> Segment:
+        """Make a segment. Raises OSError.
+
+        An agent's gets its pages as the agent writes: it must not make the kernel zero them.
+        """
+        segment = Segment.create(f"agentix-{effect.segment}", effect.size_bytes, touch=effect.is_for_core)
+        self._made[effect.segment] = segment, effect
+        return segment
+
+    def drop(self, number: int) -> bool:
+        """Give a segment up; whether the LLM core knows it."""
+        segment, effect = self._made.pop(number, (None, None))
+        if segment is None or effect is None:
+            return False
+        segment.close()
+        return effect.is_for_core
+
+    def for_core(self) -> Iterator[tuple[int, Segment]]:
+        """Yield what a new LLM core is to be told of."""
+        for number, (segment, effect) in self._made.items():
+            if effect.is_for_core:
+                yield number, segment
+
+    def owned(self, process: Process, number: int) -> Segment | None:
+        """Return an agent's segment, None for one that is not this process's."""
+        segment, effect = self._made.get(number, (None, None))
+        if effect is None or effect.is_for_core or effect.owner != process:
+            return None
+        return segment
+
+    def close(self) -> None:
+        for segment, _ in self._made.values():
+            segment.close()
+        self._made.clear()
