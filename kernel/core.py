@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernel.abi.calls import TaskCreate
+from kernel.abi.codec import encode_error
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
 from kernel.config import Config
 from kernel.context.store import SegmentStore
 from kernel.dispatch import dispatch
 from kernel.effects import (
+    Disconnect,
     Effect,
     Halt,
+    Refuse,
     RunStep,
     SampleProcesses,
     Say,
@@ -33,6 +37,7 @@ from kernel.events import (
     Event,
     Message,
     Output,
+    PeerGone,
     PeerStalled,
     ProcessEnded,
     ProcessSample,
@@ -43,11 +48,11 @@ from kernel.events import (
     TimerFired,
 )
 from kernel.ipc.mailbox import PostOffice
-from kernel.limits import MAX_FAILED_STARTS, SHUTDOWN_GRACE_NS
+from kernel.limits import MAX_BAD_BURST, MAX_FAILED_STARTS, SHUTDOWN_GRACE_NS
 from kernel.memory.manager import MemoryManager
 from kernel.objects import Call, Request, Task
 from kernel.proc.governor import Governor
-from kernel.proc.table import TaskTable
+from kernel.proc.table import ENDING, TaskTable
 from kernel.report import boot_line, task_rows
 from kernel.sched.requests import RequestManager
 from kernel.sched.scheduler import Scheduler
@@ -59,11 +64,11 @@ STATUS_MODEL, STATUS_MEMORY, STATUS_CORE = 5, 6, 8  # exit statuses, see docs/er
 class Kernel:
     """Everything the kernel knows. `pid` is its own process's, `now_ns` is CLOCK_MONOTONIC everywhere."""
 
-    def __init__(self, config: Config, pid: int, uid: int) -> None:
+    def __init__(self, config: Config, pid: int) -> None:
         self.config = config
         self.pid = pid
-        self.uid = uid
         self.bad_messages = 0
+        self.cut_connections = 0
         self.is_going_down = False
         self.last_info: EngineInfo | None = None
         self._out: list[Effect] = []
@@ -99,21 +104,20 @@ class Kernel:
         """Take one event; return what is to be done, in order."""
         self._out, self._urgent = [], 0
         _EVENTS[type(event)](self, event)
-        urgent, posts, self._out = self._out[: self._urgent], self._out[self._urgent :], []
+        out = self._out
+        posts_end = len(out)
         plan = self.scheduler.plan(event.now_ns)
         if plan is not None:
-            self._out.append(RunStep(plan))
+            made = out[posts_end:]  # segments that the plan needs
+            del out[posts_end:]
+            out[self._urgent : self._urgent] = [*made, RunStep(plan)]
             self.governor.core_busy(event.now_ns)
-        elif not self.scheduler.is_working:
+        elif self.governor.is_watching and not self.scheduler.is_working:
             self.governor.core_idle()
-        self._out += posts
         self._set_timer()
-        return urgent + self._out
+        return out
 
     # -- what happens -------------------------------------------------------------------------
-
-    def _on_message(self, event: Message) -> None:
-        dispatch(self, event)
 
     def _on_step_done(self, event: StepDone) -> None:
         sampled = self.scheduler.step_done(event.result)
@@ -160,8 +164,16 @@ class Kernel:
     def _on_core_answer(self, event: CoreAnswer) -> None:
         self.requests.answered(event.ticket, event.value, event.error, event.now_ns)
 
+    def _on_peer_gone(self, event: PeerGone) -> None:
+        """A connection is closed: nobody waits for its answers, and what an operator held over it ends."""
+        self.cut_connections += event.was_cut
+        self.calls.abort_peer(event.peer, KernelError(Errno.EPIPE, "its connection closed"), event.now_ns)
+        for task in self.table.held_by(-event.peer):
+            self._end_held(task, "its holder's connection closed", event.now_ns)
+        self.table.forget_peer(event.peer)
+
     def _on_spawned(self, event: Spawned) -> None:
-        task = self.table.spawned(event.ticket, event.pid, event.now_ns)
+        task = self.table.spawned(event.ticket, event.pid, event.birth, event.now_ns)
         self.post.open(task.pid)
         if self.is_going_down:
             self.table.send_signal(task, "KILL")
@@ -171,17 +183,8 @@ class Kernel:
 
     def _on_process_ended(self, event: ProcessEnded) -> None:
         task = self.table.tasks.get(event.pid)
-        if task is None or task.state is TaskState.ZOMBIE:
-            return
-        gone = KernelError(Errno.EPIPE, f"task {task.pid} ended")
-        for call in list(task.calls.values()):
-            self.calls.abort(call, gone, event.now_ns)
-        self.governor.forget(task.pid)
-        self.post.close(task.pid)
-        self.memory.release(task.pid)
-        self.table.ended(task, event.status, event.signal, event.now_ns)
-        if self.is_going_down and not self.table.living():
-            self._emit(Halt(self._exit_status))
+        if task is not None and task.state is not TaskState.ZOMBIE:
+            self.end(task, event.status, event.signal, event.now_ns)
 
     def _on_output(self, event: Output) -> None:
         task = self.table.tasks.get(event.pid)
@@ -212,31 +215,65 @@ class Kernel:
 
     def _on_peer_stalled(self, event: PeerStalled) -> None:
         """A peer that does not read: its calls end, and its task with them."""
-        text = "it does not read its replies"
-        stalled = [task for task in self.table.tasks.values() if event.peer in task.peers]
+        text = "it does not read its answers"
         self.calls.abort_peer(event.peer, KernelError(Errno.EPIPE, text), event.now_ns)
-        for task in stalled:
-            if task.state is not TaskState.ZOMBIE:
-                task.reason = text
-                self.signal(task, "KILL", event.now_ns)
+        task = self.table.task_of_peer(event.peer)
+        if task is not None and task.state is not TaskState.ZOMBIE:
+            task.reason = text
+            self.signal(task, "KILL", event.now_ns)
 
     def _on_shutdown(self, event: ShutdownAsked) -> None:
         self.shut_down(0, event.now_ns)
 
     # -- what handlers ask for ----------------------------------------------------------------
 
-    def greet(self, pid: int, name: str, now_ns: int) -> None:
+    def refuse_message(self, message: Message, error: KernelError, call_id: int) -> None:
+        """Answer what is no valid call; cut off a peer that pours in what is no call at all."""
+        self.bad_messages += error.number in (Errno.EBADMSG, Errno.EPROTO)
+        if message.burst > MAX_BAD_BURST and not call_id:
+            text = f"{message.burst} messages without a pause, and then: {error.text}"
+            self._emit(Disconnect(message.peer, KernelError(Errno.EBADMSG, text)))
+            return
+        self._emit(Refuse(message.peer, encode_error(call_id, error)))
+
+    def greet(self, pid: int, birth: int, name: str, now_ns: int) -> None:
         """A process said hello: it is a task, known or adopted."""
         task = self.table.tasks.get(pid)
+        if task is not None and task.state is TaskState.ZOMBIE and task.speaker[1] == birth:
+            raise KernelError(Errno.EPROTO, f"sys.hello: task {pid} has ended")
         if task is None or task.state is TaskState.ZOMBIE:
-            task = self.table.adopt(pid, name, now_ns)
+            task = self.table.adopt(pid, birth, name, now_ns)
             self.post.open(pid)
-            self._emit(Watch(pid))
+            self._emit(Watch(pid, birth))
+        elif task.speaker[1] != birth:
+            raise KernelError(Errno.EAGAIN, f"sys.hello: task {pid}, whose pid this is, has just ended")
         if name and not task.has_said_hello and not task.is_named:
             task.name = name
         task.has_said_hello = True
         if task.state is TaskState.NEW:
             task.move(TaskState.READY)
+
+    def create_task(self, call: Call, options: TaskCreate, now_ns: int) -> dict[str, Any]:
+        """task.create: a task that lives as long as its holder."""
+        task = self.table.create(call, options, now_ns)
+        self.post.open(task.pid)
+        return {"pid": task.pid}
+
+    def end(self, task: Task, status: int | None, signal: int | None, now_ns: int) -> None:
+        """A task is over: its process is gone, or it never had one. What it held goes with it."""
+        for held in self.table.held_by(task.pid):
+            self._end_held(held, "its holder ended", now_ns)
+        gone = KernelError(Errno.EPIPE, f"task {task.pid} ended")
+        for call in list(task.calls.values()):
+            self.calls.abort(call, gone, now_ns)
+        self.governor.forget(task.pid)
+        self.post.close(task.pid)
+        self.memory.release(task.pid)
+        for peer in task.peers:
+            self._emit(Disconnect(peer, gone))
+        self.table.ended(task, status, signal, now_ns)
+        if self.is_going_down and not self.table.living():
+            self._emit(Halt(self._exit_status))
 
     def signal(self, task: Task, name: str, now_ns: int) -> None:
         """Send a signal, with what it means for the task's requests."""
@@ -251,6 +288,13 @@ class Kernel:
             killed = KernelError(Errno.EPIPE, f"task {task.pid} was killed")
             for call in list(task.calls.values()):
                 self.calls.abort(call, killed, now_ns)
+        if not task.has_process:
+            if name in ENDING:
+                self.end(task, None, ENDING[name], now_ns)
+            return
+        if name in ("STOP", "CONT"):  # who speaks for them neither reads nor goes on
+            for held in self.table.held_by(task.pid):
+                self.signal(held, name, now_ns)
         is_held = self.governor.is_held(task.pid)
         self.table.send_signal(task, name)
         if is_held and name not in ("KILL", "STOP"):
@@ -279,13 +323,15 @@ class Kernel:
         """End every task, then the kernel: TERM first, KILL after a grace period."""
         if self.is_going_down:
             return
-        self.is_going_down = True
         self._exit_status = status
         self.governor.core_idle()
         down = KernelError(Errno.ESHUTDOWN, "the kernel is going down")
         self.calls.abort_all(down, now_ns)
+        for task in [one for one in self.table.tasks.values() if not one.has_process]:
+            self._end_held(task, "the kernel is going down", now_ns)
+        self.is_going_down = True
         for task in self.table.tasks.values():
-            if task.state is not TaskState.ZOMBIE:
+            if task.has_process and task.state is not TaskState.ZOMBIE:
                 self.table.send_signal(task, "TERM")
                 if task.state is TaskState.STOPPED:
                     self.table.send_signal(task, "CONT")
@@ -303,6 +349,11 @@ class Kernel:
         self._segments += 1
         return self._segments
 
+    def _end_held(self, task: Task, reason: str, now_ns: int) -> None:
+        if task.state is not TaskState.ZOMBIE:
+            task.reason = reason
+            self.end(task, None, ENDING["KILL"], now_ns)
+
     def _settle(self, request: Request) -> None:
         request.task.settle()
 
@@ -311,12 +362,17 @@ class Kernel:
         return task is not None and task.state not in (TaskState.ZOMBIE, TaskState.STOPPED)
 
     def _living_pids(self) -> tuple[int, ...]:
-        tasks = self.table.tasks.items()
-        return tuple(pid for pid, task in tasks if task.state is not TaskState.ZOMBIE)
+        return tuple(
+            pid
+            for pid, task in self.table.tasks.items()
+            if task.has_process and task.state is not TaskState.ZOMBIE
+        )
 
     def _set_timer(self) -> None:
-        times = (self.calls.next_deadline_ns(), self.governor.next_timer_ns(), self._kill_at_ns)
-        wanted = min((at for at in times if at is not None), default=None)
+        wanted = self.calls.next_deadline_ns()
+        for at in (self.governor.next_timer_ns(), self._kill_at_ns):
+            if at is not None and (wanted is None or at < wanted):
+                wanted = at
         if wanted != self._timer_ns:
             self._timer_ns = wanted
             self._emit(SetTimer(wanted))
@@ -327,7 +383,7 @@ class Kernel:
 
 
 _EVENTS: dict[type, Any] = {
-    Message: Kernel._on_message,
+    Message: dispatch,
     StepDone: Kernel._on_step_done,
     CoreReady: Kernel._on_core_ready,
     CoreLost: Kernel._on_core_lost,
@@ -338,6 +394,7 @@ _EVENTS: dict[type, Any] = {
     Output: Kernel._on_output,
     ProcessSample: Kernel._on_sample,
     TimerFired: Kernel._on_timer,
+    PeerGone: Kernel._on_peer_gone,
     PeerStalled: Kernel._on_peer_stalled,
     ShutdownAsked: Kernel._on_shutdown,
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.abi import calls as abi
 from kernel.abi.codec import PROTOCOL_VERSION, BadCall, decode_call
+from kernel.abi.codec import Call as WireCall
 from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
 from kernel.objects import Call, Task
@@ -27,27 +28,22 @@ Handler = Callable[["Kernel", Call, Any, int], "dict[str, Any] | None"]
 
 def dispatch(kernel: Kernel, message: Message) -> None:
     """Answer a message, now or later."""
-    call = Call(message.peer, message.is_operator, 0, "", None)
+    call_id = 0
     try:
-        try:
-            wire = decode_call(list(message.frames))
-        except BadCall as error:
-            call.id = error.call_id
-            kernel.bad_messages += 1
-            raise
-        call.id, call.method = wire.id, wire.method
-        if wire.deadline_ms is not None:
-            call.deadline_ns = message.now_ns + wire.deadline_ms * 1_000_000
+        wire = decode_call(message.frame)
+        call_id = wire.id
         options = abi.validate(wire.method, wire.body)
-        kernel.calls.check(call)
+    except KernelError as error:
+        kernel.refuse_message(message, error, error.call_id if isinstance(error, BadCall) else call_id)
+        return
+    call = Call(message.peer, message.is_operator, wire.id, wire.method)
+    try:
         if wire.method == "sys.hello":
-            body = _hello(kernel, call, options, message)
+            kernel.calls.check(call)
+            body = _hello(kernel, options, message, wire)
         else:
-            if not message.is_operator:
-                call.task = _caller(kernel, message)
-                call.task.usage.calls += 1
-            elif message.uid != kernel.uid:
-                raise KernelError(Errno.EPERM, f"{wire.method}: user {message.uid} is no operator here")
+            _introduce(kernel, call, message, wire)
+            kernel.calls.check(call)
             if kernel.is_going_down and wire.method != "sys.info":
                 raise KernelError(Errno.ESHUTDOWN, f"{wire.method}: the kernel is going down")
             body = HANDLERS[wire.method](kernel, call, options, message.now_ns)
@@ -64,30 +60,48 @@ def dispatch(kernel: Kernel, message: Message) -> None:
         kernel.calls.reply(call, body)
 
 
-def _caller(kernel: Kernel, message: Message) -> Task:
-    task = kernel.table.tasks.get(message.pid)
-    if task is None or not task.has_said_hello or task.state is TaskState.ZOMBIE:
-        raise KernelError(Errno.EPROTO, f"process {message.pid} has not said sys.hello")
-    task.peers.add(message.peer)
-    return task
+def _introduce(kernel: Kernel, call: Call, message: Message, wire: WireCall) -> None:
+    """Find the task in whose name a call is made. Raises KernelError EPROTO or ESRCH."""
+    call.speaker = (message.pid, message.birth)
+    call.size_bytes = len(message.frame)
+    if wire.deadline_ms is not None:
+        call.deadline_ns = message.now_ns + wire.deadline_ms * 1_000_000
+    task = None
+    if not message.is_operator:
+        task = kernel.table.tasks.get(message.pid)
+        if task is None or not task.has_said_hello or task.speaker[1] != message.birth:
+            raise KernelError(Errno.EPROTO, f"process {message.pid} has not said sys.hello")
+        if task.state is TaskState.ZOMBIE:
+            raise KernelError(Errno.EPROTO, f"task {message.pid} has ended")
+        if message.peer not in task.peers:
+            kernel.table.meet(task, message.peer)
+    if wire.task is not None:
+        task = kernel.table.held_task(wire.task, task.pid if task else -message.peer, wire.method)
+        call.is_operator = False  # in its name, with its rights
+    if task is not None:
+        call.task = task
+        task.usage.calls += 1
 
 
-def _hello(kernel: Kernel, call: Call, options: abi.SysHello, message: Message) -> dict[str, Any]:
+def _hello(
+    kernel: Kernel, options: abi.SysHello, message: Message, wire: WireCall
+) -> dict[str, Any]:
     if options.version != PROTOCOL_VERSION:
         text = f"sys.hello: version {options.version}, this kernel speaks {PROTOCOL_VERSION}"
         raise KernelError(Errno.EPROTO, text)
-    if message.uid != kernel.uid or message.pid <= 0:
-        text = f"sys.hello: process {message.pid} of user {message.uid} is not of user {kernel.uid}"
-        raise KernelError(Errno.EPERM, text)
+    if wire.task is not None:
+        raise KernelError(Errno.EINVAL, f"sys.hello: task {wire.task} needs none: its holder has said it")
     if kernel.is_going_down:
         raise KernelError(Errno.ESHUTDOWN, "sys.hello: the kernel is going down")
     if not message.is_operator:
-        kernel.greet(message.pid, options.name, message.now_ns)
+        kernel.greet(message.pid, message.birth, options.name, message.now_ns)
+        kernel.table.meet(kernel.table.tasks[message.pid], message.peer)
     info = kernel.scheduler.info or kernel.last_info
     return {
         "version": PROTOCOL_VERSION,
         "pid": message.pid,
         "kernel_pid": kernel.pid,
+        "connection": message.peer,
         "model": kernel.config.model,
         "window_tokens": (info or kernel.config).window_tokens,
         "policy": kernel.scheduler.policy_name,
@@ -103,6 +117,8 @@ def _needs_task(call: Call) -> Task:
 def _exit(kernel: Kernel, call: Call, options: abi.ProcExit, now_ns: int) -> dict[str, Any]:
     task = _needs_task(call)
     task.exit_declared = options.status
+    if not task.has_process:
+        kernel.end(task, options.status, None, now_ns)
     return {}
 
 
@@ -185,6 +201,7 @@ HANDLERS: dict[str, Handler] = {
     "llm.cancel": lambda k, c, o, now: k.requests.cancel(c, o, now),
     "llm.tokenize": lambda k, c, o, now: k.requests.tokenize(c, o),
     "llm.detokenize": lambda k, c, o, now: k.requests.detokenize(c, o),
+    "task.create": lambda k, c, o, now: k.create_task(c, o, now),
     "proc.spawn": lambda k, c, o, now: k.table.spawn(c, o),
     "proc.exit": _exit,
     "proc.wait": lambda k, c, o, now: k.table.wait(c, o, now),

@@ -14,7 +14,8 @@ from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
 
-from kernel.abi import codec, errors
+from kernel import limits
+from kernel.abi import codec, descriptors, errors, shape
 from kernel.abi.calls import CALLS, SCHEMAS
 from kernel.states import REQUEST_TRANSITIONS, TASK_TRANSITIONS, RequestState, TaskState
 
@@ -55,13 +56,15 @@ def protocol_page() -> str:
         f"# Protocol, version {codec.PROTOCOL_VERSION}",
         "## Frames",
         _frames(),
-        f"MAGIC is the four bytes `{codec.MAGIC.decode()}`; maps are msgpack.",
+        f"MAGIC is the four bytes `{codec.MAGIC.decode()}`.",
+        "A connection is ZMTP 3 over a unix socket, mechanism NULL, socket type DEALER: what a stock ZeroMQ socket"
+        " speaks. Whose it is, Linux tells the kernel; a routing id or a User-Id means nothing.",
         "A call is refused with EINVAL when its body has a field that is not listed, lacks one that has no"
         " default, or has a value of another type or outside its range. A length is in characters, bytes or"
         " items.",
-        "| limit | bytes |\n|---|---:|\n"
-        f"| header | {codec.MAX_HEADER_BYTES:,} |\n| body | {codec.MAX_BODY_BYTES:,} |\n"
-        f"| any frame; beyond it the connection is closed | {codec.MAX_FRAME_BYTES:,} |",
+        _limits(),
+        "## Descriptors and long messages",
+        _side_channel(),
         "## Errors",
         _errors(),
         "## Calls",
@@ -80,6 +83,48 @@ def _frames() -> str:
     forms = [line for line in table if line.startswith("  ")]
     code = "```\n" + "\n".join(line[2:] for line in forms) + "\n```"
     return f"{first[0]}\n\n{code}\n\n" + "\n".join(first[1:])
+
+
+def _side_channel() -> str:
+    """Return the side channel's own description: all before who uses it."""
+    whole = inspect.cleandoc(descriptors.__doc__ or "")
+    paragraphs = whole.partition("\n\nWho uses it")[0].split("\n\n")[1:]
+    code = (
+        f"HELLO = {descriptors.HELLO!r}\n"
+        f"REQUEST = struct {descriptors.REQUEST.format!r}: kind (WRITABLE {descriptors.WRITABLE},"
+        f" READ_ONLY {descriptors.READ_ONLY}, RING {descriptors.RING}), number\n"
+        f"ANSWER = struct {descriptors.ANSWER.format!r}: errno or 0, size in bytes\n"
+        f"reference = {descriptors.reference(0, 0)[:4]!r}, then struct '<QQ': position, length"
+    )
+    return "\n\n".join(re.sub(r"\n  (\w)", r"\n- \1", text) for text in paragraphs) + f"\n\n```\n{code}\n```"
+
+
+def _limits() -> str:
+    rows = [
+        ("a message in its own frame", f"{codec.MAX_INLINE_BYTES:,} bytes", "it goes through the payload ring"),
+        ("a frame", f"{codec.MAX_FRAME_BYTES:,} bytes", "the connection is closed with EBADMSG"),
+        ("a message", f"{codec.MAX_MESSAGE_BYTES:,} bytes", "the same"),
+        ("values in a message, keys included", f"{shape.MAX_ITEMS:,}", "EBADMSG: send tokens as bytes"),
+        ("maps and arrays in one another", f"{shape.MAX_DEPTH}", "EBADMSG"),
+        ("frames of a message", "1", "the connection is closed with EBADMSG"),
+    ]
+    lines = "\n".join(f"| {what} | {most} | {then} |" for what, most, then in rows)
+    comments = re.findall(r"^(MAX_\w+|\w+) = (.+?)  # (.+?)(?:; (.+))?$", inspect.getsource(limits), re.MULTILINE)
+    wanted = {
+        "MAX_PROCESS_CONNECTIONS", "MAX_PROCESS_RINGS", "CONNECT_BURST", "CONNECTS_PER_S", "HANDSHAKE_NS",
+        "MAX_BAD_BURST", "UNREAD_SOFT_BYTES", "UNREAD_HARD_BYTES", "MAX_CALLS", "MAX_TASK_CALL_BYTES",
+        "MAX_REQUESTS", "MAX_SENT_BYTES", "MAX_MAILS", "MAX_HELD_TASKS",
+    }  # fmt: skip
+    for name, _, what, then in comments:
+        if name in wanted:
+            lines += f"\n| {what} | {_amount(name, getattr(limits, name))} | {then} |"
+    return "| limit of | at most | beyond it |\n|---|---:|---|\n" + lines
+
+
+def _amount(name: str, value: int) -> str:
+    if name.endswith("_NS"):
+        return f"{value / 1e9:g} s"
+    return f"{value:,} bytes" if name.endswith("_BYTES") else f"{value:,}"
 
 
 def _errors() -> str:

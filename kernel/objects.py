@@ -71,35 +71,43 @@ class Owner(Protocol):
 class Call:
     """One call that is not answered yet."""
 
-    peer: bytes
+    peer: int
     is_operator: bool
     id: int
     method: str
-    task: Task | None  # None: an operator's
+    task: Task | None = None  # None: an operator's
+    speaker: tuple[int, int] = (0, 0)  # (pid, birth) of the process that sent it
+    size_bytes: int = 0  # of its message
     deadline_ns: int | None = None
     owner: Owner | None = None  # who keeps it while it waits
     next_seq: int = 0  # of a streamed answer
 
     @property
-    def key(self) -> tuple[bytes, int]:
+    def key(self) -> tuple[int, int]:
         return (self.peer, self.id)
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """An agent: a process, its rank, what it waits for and what it has used."""
+    """An agent: a process, or a task that a process holds; its rank, what it waits for, what it has used."""
 
-    pid: int
+    pid: int  # of its process; above every process's for a task without one
     ppid: int  # 0: the kernel's own
     name: str
     born_ns: int
+    speaker: tuple[int, int]  # (pid, birth) of the process that speaks for it: its own, or its holder's
     priority: int = 0  # nice: lower goes first
+    has_process: bool = True
     is_launched: bool = True  # False: it said hello by itself, the kernel is not its parent
+    holder: int = 0  # of a task without a process: its holder's pid, or minus an operator's connection
+    capabilities: frozenset[str] = frozenset()
+    has_had_children: bool = False
     state: TaskState = TaskState.NEW
-    calls: dict[tuple[bytes, int], Call] = field(default_factory=dict)  # unanswered
+    calls: dict[tuple[int, int], Call] = field(default_factory=dict)  # unanswered
+    call_bytes: int = 0  # of these
     requests: list[Request] = field(default_factory=list)  # in flight
     running: int = 0  # of those, how many hold a slot
-    peers: set[bytes] = field(default_factory=set)  # its connections that spoke
+    peers: set[int] = field(default_factory=set)  # its connections that spoke
     usage: Usage = field(default_factory=Usage)
     log: deque[bytes] = field(default_factory=deque)
     log_bytes: int = 0

@@ -39,12 +39,15 @@ class MemoryManager:
             raise KernelError(Errno.ENOMEM, text)
         segment = self._next_segment()
         owned[options.name] = (segment, options.size_bytes)
-        self._emit(MakeSegment(segment, options.size_bytes, is_for_core=False))
-        return {"name": options.name, "size_bytes": options.size_bytes}
+        self._emit(MakeSegment(segment, options.size_bytes, is_for_core=False, owner=task.speaker))
+        return {"name": options.name, "size_bytes": options.size_bytes, "segment": segment}
 
     def stat(self, task: Task) -> dict[str, Any]:
         owned = self._segments.get(task.pid, {})
-        rows = [{"name": name, "size_bytes": size} for name, (_, size) in sorted(owned.items())]
+        rows = [
+            {"name": name, "size_bytes": size, "segment": segment}
+            for name, (segment, size) in sorted(owned.items())
+        ]
         used = sum(size for _, size in owned.values())
         return {"segments": rows, "used_bytes": used, "limit_bytes": MAX_TASK_MEMORY_BYTES}
 

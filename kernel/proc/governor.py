@@ -49,18 +49,21 @@ class Governor:
         self._next_sample_ns: int | None = None  # None: the core idles
         self._next_turn_ns: int | None = None  # None: nobody is held
         self.throttled_ever = 0
+        self.is_watching = False  # the core works, or has just stopped: core_idle is still to come
 
     def core_busy(self, now_ns: int) -> None:
         """The core was given a step: keep sampling."""
         if self._next_sample_ns is None:
+            self.is_watching = True
             self._next_sample_ns = now_ns + SAMPLE_NS
             self._accounts.clear()  # what was used while nobody minded does not count
 
     def core_idle(self) -> None:
         """The core has nothing to do: whoever is held may use the CPU."""
+        self.is_watching = False
         self._next_sample_ns = None
-        for pid in list(self._held):
-            self._let_go(pid)
+        while self._held:
+            self._let_go(self._held[0])
 
     def is_held(self, pid: int) -> bool:
         return pid in self._held
@@ -79,8 +82,10 @@ class Governor:
             self._in_slice = None
 
     def next_timer_ns(self) -> int | None:
-        times = [at for at in (self._next_sample_ns, self._next_turn_ns) if at is not None]
-        return min(times, default=None)
+        sample_ns, turn_ns = self._next_sample_ns, self._next_turn_ns
+        if sample_ns is None or turn_ns is None:
+            return turn_ns if sample_ns is None else sample_ns
+        return min(sample_ns, turn_ns)
 
     def tick(self, now_ns: int, pids: tuple[int, ...]) -> None:
         """Do what is due: ask for a sample of `pids`, end a slice, begin the next one."""

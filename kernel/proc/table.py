@@ -11,15 +11,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from kernel.abi.calls import ProcKill, ProcSpawn, ProcWait
+from kernel.abi.calls import CAPABILITIES, ProcKill, ProcSpawn, ProcWait, TaskCreate
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
 from kernel.effects import Effect, Launch, Signal
-from kernel.limits import MAX_ORPHAN_ZOMBIES, MAX_TASKS, TAIL_LINES
+from kernel.limits import MAX_HELD_TASKS, MAX_ORPHAN_ZOMBIES, MAX_TASKS, TAIL_LINES
 from kernel.objects import Call, Task
 from kernel.states import TaskState
 
 SIGNALS = ("TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2")
+ENDING = {name: int(getattr(signal, f"SIG{name}")) for name in ("TERM", "KILL", "INT")}
+FIRST_HELD = (1 << 22) + 1  # Linux numbers no process above 2^22 (PID_MAX_LIMIT)
 
 
 class TaskTable:
@@ -29,10 +31,14 @@ class TaskTable:
         self.tasks: dict[int, Task] = {}
         self._calls = calls
         self._emit = emit
-        self._launches: dict[int, tuple[Call | None, ProcSpawn, int]] = {}  # by ticket
+        self._launches: dict[int, tuple[Call | None, ProcSpawn, Task | None]] = {}  # by ticket
         self._waits: dict[Call, int] = {}  # call -> pid waited for, 0: any child
-        self._orphans: deque[int] = deque()  # zombies without a parent, oldest first
+        self._orphans: deque[int] = deque()  # zombies that nobody has to wait for, oldest first
         self._tickets = 0
+        self._next_held = FIRST_HELD
+        self._held: dict[int, dict[int, Task]] = {}  # by holder: the living tasks without a process
+        self._by_peer: dict[int, Task] = {}  # who spoke over a connection
+        self._living = 0
 
     # -- birth --------------------------------------------------------------------------------
 
@@ -42,6 +48,7 @@ class TaskTable:
         if options.priority is not None and options.priority < floor:
             text = f"proc.spawn: priority {options.priority} is above the caller's own {floor}"
             raise KernelError(Errno.EPERM, text)
+        _check_capabilities(call, options.capabilities)
         if self.living() + len(self._launches) >= MAX_TASKS:
             raise KernelError(Errno.EAGAIN, f"proc.spawn: {MAX_TASKS} tasks exist")
         argv = (options.script, *_strings("args", options.args))
@@ -49,21 +56,27 @@ class TaskTable:
         pairs = tuple(zip(_strings("env", list(env)), _strings("env", list(env.values())), strict=True))
         self._calls.defer(call, self)
         self._tickets += 1
-        ppid = call.task.pid if call.task else 0
-        self._launches[self._tickets] = (call, options, ppid)
+        self._launches[self._tickets] = (call, options, call.task)
         self._emit(Launch(self._tickets, argv, pairs, options.cwd))
 
-    def spawned(self, ticket: int, pid: int, now_ns: int) -> Task:
+    def spawned(self, ticket: int, pid: int, birth: int, now_ns: int) -> Task:
         """A launched process runs: it is a task from here on."""
-        call, options, ppid = self._launches.pop(ticket)
-        parent = self.tasks.get(ppid)
+        call, options, parent = self._launches.pop(ticket)
         if parent is not None and parent.state is TaskState.ZOMBIE:
             parent = None
         priority = options.priority
         if priority is None:
             priority = parent.priority if parent else 0
         name = options.name or options.script.rpartition("/")[2].removesuffix(".py")
-        task = Task(pid, parent.pid if parent else 0, name, now_ns, priority=priority)
+        task = Task(
+            pid,
+            parent.pid if parent else 0,
+            name,
+            now_ns,
+            (pid, birth),
+            priority=priority,
+            capabilities=frozenset(options.capabilities),
+        )
         task.is_named = bool(options.name)
         self._enter(task)
         if call is not None:
@@ -76,11 +89,45 @@ class TaskTable:
             text = f"proc.spawn: cannot start {options.script}: {reason}"
             self._calls.fail(call, KernelError(Errno.EINVAL, text))
 
-    def adopt(self, pid: int, name: str, now_ns: int) -> Task:
+    def adopt(self, pid: int, birth: int, name: str, now_ns: int) -> Task:
         """A process that the kernel did not launch said hello."""
         if self.living() >= MAX_TASKS:
             raise KernelError(Errno.EAGAIN, f"sys.hello: {MAX_TASKS} tasks exist")
-        task = Task(pid, 0, name or f"pid-{pid}", now_ns, is_launched=False)
+        task = Task(pid, 0, name or f"pid-{pid}", now_ns, (pid, birth), is_launched=False)
+        self._enter(task)
+        return task
+
+    def create(self, call: Call, options: TaskCreate, now_ns: int) -> Task:
+        """Make a task without a process. Raises KernelError EPERM or EAGAIN."""
+        parent = call.task
+        if parent is not None and "task.create" not in parent.capabilities:
+            text = f"task.create: task {parent.pid} lacks the capability task.create"
+            raise KernelError(Errno.EPERM, text)
+        floor = parent.priority if parent else -20
+        priority = options.priority
+        if priority is not None and priority < floor:
+            text = f"task.create: priority {priority} is above the caller's own {floor}"
+            raise KernelError(Errno.EPERM, text)
+        holder = parent.pid if parent else -call.peer
+        held = self._held.get(holder, {})
+        if len(held) >= MAX_HELD_TASKS or self.living() >= MAX_TASKS:
+            text = f"task.create: the caller holds {len(held)} of {MAX_HELD_TASKS} tasks, and"
+            raise KernelError(Errno.EAGAIN, f"{text} {self.living()} of {MAX_TASKS} exist")
+        pid, self._next_held = self._next_held, self._next_held + 1
+        task = Task(
+            pid,
+            parent.pid if parent else 0,
+            options.name or f"task-{pid}",
+            now_ns,
+            call.speaker,
+            priority=(parent.priority if parent else 0) if priority is None else priority,
+            has_process=False,
+            is_launched=False,
+            holder=holder,
+        )
+        task.has_said_hello = True
+        task.move(TaskState.READY)
+        self._held.setdefault(holder, {})[pid] = task
         self._enter(task)
         return task
 
@@ -89,9 +136,38 @@ class TaskTable:
         if stale is not None:  # the pid of an unreaped zombie came round again
             self._reap(stale)
         self.tasks[task.pid] = task
+        self._living += 1
+        if task.ppid:
+            self.tasks[task.ppid].has_had_children = True
 
     def living(self) -> int:
-        return sum(task.state is not TaskState.ZOMBIE for task in self.tasks.values())
+        return self._living
+
+    # -- whose ----------------------------------------------------------------------------------
+
+    def held_by(self, holder: int) -> list[Task]:
+        """Return the living tasks of a holder: a pid, or minus an operator's connection."""
+        return list(self._held.get(holder, {}).values())
+
+    def held_task(self, pid: int, holder: int, method: str) -> Task:
+        """Return a living task that `holder` holds. Raises KernelError ESRCH, also for another's."""
+        task = self._held.get(holder, {}).get(pid)
+        if task is None:
+            raise KernelError(Errno.ESRCH, f"{method}: the caller holds no task {pid}")
+        return task
+
+    def meet(self, task: Task, peer: int) -> None:
+        """A task speaks over a connection for the first time."""
+        task.peers.add(peer)
+        self._by_peer[peer] = task
+
+    def task_of_peer(self, peer: int) -> Task | None:
+        return self._by_peer.get(peer)
+
+    def forget_peer(self, peer: int) -> None:
+        task = self._by_peer.pop(peer, None)
+        if task is not None:
+            task.peers.discard(peer)
 
     def find(self, pid: int, method: str) -> Task:
         """Return a living task. Raises KernelError ESRCH."""
@@ -112,9 +188,13 @@ class TaskTable:
         if not call.is_operator and not is_own:
             text = f"proc.kill: task {task.pid} is neither the caller nor a child of it"
             raise KernelError(Errno.EPERM, text)
+        if not task.has_process and options.signal.startswith("USR"):
+            text = f"proc.kill: task {task.pid} has no process to take {options.signal}"
+            raise KernelError(Errno.EINVAL, text)
         return task
 
     def send_signal(self, task: Task, name: str) -> None:
+        """Signal a task's process."""
         self._emit(Signal(task.pid, int(getattr(signal, f"SIG{name}"))))
 
     # -- death --------------------------------------------------------------------------------
@@ -126,12 +206,16 @@ class TaskTable:
         if not task.reason:
             task.reason = _reason(task)
         task.move(TaskState.ZOMBIE)
-        for child in [item for item in self.tasks.values() if item.ppid == task.pid]:
+        self._living -= 1
+        if not task.has_process:
+            self._leave_holder(task)
+        tasks = self.tasks.values() if task.has_had_children else ()
+        for child in [item for item in tasks if item.ppid == task.pid]:
             child.ppid = 0
-            if child.state is TaskState.ZOMBIE:
+            if child.state is TaskState.ZOMBIE and child.has_process:
                 self._orphans.append(child.pid)
         self._tell_waiters(task)
-        if task.pid in self.tasks and task.ppid == 0:
+        if task.pid in self.tasks and (task.ppid == 0 or not task.has_process):
             self._orphans.append(task.pid)
         while len(self._orphans) > MAX_ORPHAN_ZOMBIES:
             self._reap(self.tasks[self._orphans[0]])
@@ -156,9 +240,9 @@ class TaskTable:
     def withdraw(self, call: Call, now_ns: int) -> None:
         """Forget a waiting wait, or the caller of a launch under way."""
         self._waits.pop(call, None)
-        for ticket, (caller, options, ppid) in self._launches.items():
+        for ticket, (caller, options, parent) in self._launches.items():
             if caller is call:
-                self._launches[ticket] = (None, options, ppid)
+                self._launches[ticket] = (None, options, parent)
 
     def _waitable(self, call: Call, pid: int) -> list[Task]:
         ppid = call.task.pid if call.task else 0
@@ -197,10 +281,27 @@ class TaskTable:
                 text = "proc.wait: the caller has no child left to wait for"
                 self._calls.fail(call, KernelError(Errno.ECHILD, text))
 
+    def _leave_holder(self, task: Task) -> None:
+        held = self._held[task.holder]
+        del held[task.pid]
+        if not held:
+            del self._held[task.holder]
+
     def _reap(self, task: Task) -> None:
         del self.tasks[task.pid]
         if task.pid in self._orphans:
             self._orphans.remove(task.pid)
+
+
+def _check_capabilities(call: Call, wanted: Any) -> None:
+    """Raise KernelError EINVAL for what is none, EPERM for what the caller lacks."""
+    for capability in wanted:
+        if capability not in CAPABILITIES:
+            text = f"proc.spawn: capability {ascii(capability)[:80]} is not one of {', '.join(CAPABILITIES)}"
+            raise KernelError(Errno.EINVAL, text)
+        if call.task is not None and capability not in call.task.capabilities:
+            text = f"proc.spawn: task {call.task.pid} lacks the capability {capability} and cannot give it"
+            raise KernelError(Errno.EPERM, text)
 
 
 def _is_parent(call: Call, task: Task) -> bool:

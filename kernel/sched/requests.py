@@ -7,6 +7,7 @@ replay never samples a position again.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class RequestManager:
         self._info: EngineInfo | None = None  # of the first core; its successors are the same
         self._is_up = False  # a core can be asked now
         self._asks: dict[int, _Question] = {}  # by ticket, unanswered
-        self._by_call: dict[tuple[bytes, int], Request] = {}
+        self._by_call: dict[tuple[int, int], Request] = {}
         self._untold: list[Request] = []  # given as token ids before the first core was up
         self._awaiting_first: dict[Request, None] = {}
         self._arrivals = 0
@@ -106,9 +107,9 @@ class RequestManager:
             self._ask("tokenize", (options.prompt, True), request)
 
     def cancel(self, call: Call, options: LlmCancel, now_ns: int) -> dict[str, Any]:
-        """End a request of the same connection; it is no error when it has just ended."""
+        """End a request of the same task and connection; it is no error when it has just ended."""
         request = self._by_call.get((call.peer, options.call))
-        if request is None:
+        if request is None or request.task is not call.task:
             return {"cancelled": False}
         self.end(request, KernelError(Errno.EINTR, "llm.generate: cancelled by the caller"), now_ns)
         return {"cancelled": True}
@@ -347,11 +348,22 @@ def _check_messages(messages: list[Any] | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _check_tokens(method: str, tokens: list[Any] | None, info: EngineInfo | None) -> list[int] | None:
+def _check_tokens(
+    method: str, tokens: list[Any] | bytes | None, info: EngineInfo | None
+) -> list[int] | None:
     """Return the tokens, or raise EINVAL naming the first that is none of the model's."""
+    if isinstance(tokens, bytes):
+        tokens = _unpacked(method, tokens)
     limit = info.vocab if info else 1 << 31
     for index, token in enumerate(tokens or ()):
         if type(token) is not int or not 0 <= token < limit:
             text = f"{method}: tokens[{index}] is {ascii(token)[:80]}: wanted an int from 0 to {limit - 1}"
             raise KernelError(Errno.EINVAL, text)
     return tokens
+
+
+def _unpacked(method: str, raw: bytes) -> list[int]:
+    if len(raw) % 4:
+        text = f"{method}: tokens is {len(raw)} bytes, wanted 4 for each token"
+        raise KernelError(Errno.EINVAL, text)
+    return list(struct.unpack(f"<{len(raw) // 4}I", raw))

@@ -6,22 +6,31 @@ when the test says so, and can die at any. Nothing sleeps and nothing is random 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from invariants import check
 
 from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
+from kernel.abi.errors import KernelError
 from kernel.config import Config
 from kernel.core import Kernel
 from kernel.effects import (
     AskCore,
+    Disconnect,
     DropSegment,
     Effect,
     Halt,
     Launch,
     MakeSegment,
+    Refuse,
     RunStep,
     SampleProcesses,
     Say,
@@ -39,6 +48,7 @@ from kernel.events import (
     CoreReady,
     Event,
     Message,
+    PeerGone,
     ProcessEnded,
     Spawned,
     SpawnFailed,
@@ -47,8 +57,19 @@ from kernel.events import (
 )
 from kernel.objects import Task
 
-UID = 1000
 STEP_NS = 10_000_000
+BIRTH = 1  # when every process of a test started, unless it says otherwise
+
+
+@contextmanager
+def at_most(module: ModuleType, limit: str, value: int) -> Iterator[None]:
+    """Have a limit of the kernel's be smaller for a while."""
+    was = getattr(module, limit)
+    setattr(module, limit, value)
+    try:
+        yield
+    finally:
+        setattr(module, limit, was)
 
 
 @dataclass
@@ -65,14 +86,16 @@ class Machine:
     def __init__(self, *, window_tokens: int = 512, is_core_up: bool = True, **config: Any) -> None:
         fields = {"slots": 2, "quantum_tokens": 4, "snapshot_bytes": 1 << 24} | config
         self.config = Config(model="fake", window_tokens=window_tokens, **fields)
-        self.kernel = Kernel(self.config, pid=1, uid=UID)
+        self.kernel = Kernel(self.config, pid=1)
         self.now_ns = 1_000
         self.engine: FakeEngine | None = None
         self.pending: StepPlan | None = None  # the core works on it
         self.asks: deque[AskCore] = deque()
         self.plans: list[StepPlan] = []
         self.segments: dict[int, np.ndarray] = {}
-        self.answers: dict[bytes, Answers] = {}
+        self.owners: dict[int, tuple[int, int]] = {}  # (pid, birth) by segment, of those of tasks
+        self.answers: dict[int, Answers] = {}
+        self.closed: dict[int, KernelError] = {}  # connections that the kernel cut off
         self.signals: list[tuple[int, int]] = []
         self.said: list[str] = []
         self.sampled_pids: list[tuple[int, ...]] = []
@@ -80,8 +103,8 @@ class Machine:
         self.halted: int | None = None
         self.timer_ns: int | None = None
         self.starts: list[bool] = []
-        self._next_id = 0
         self._next_pid = 100
+        self.connections = itertools.count(10_001)  # unlike every pid of a test
         self.carry_out(self.kernel.start(self.now_ns))
         if is_core_up:
             self.core_up()
@@ -90,7 +113,7 @@ class Machine:
 
     def event(self, event: Event) -> None:
         self.carry_out(self.kernel.handle(event))
-        self.check()
+        check(self.kernel)
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -144,23 +167,34 @@ class Machine:
             self.event(TimerFired(self.now_ns))
         self.now_ns = end
 
+    def task(self, pid: int) -> Task:
+        return self.kernel.table.tasks[pid]
+
     # -- playing agents -----------------------------------------------------------------------
 
     def agent(self, name: str = "agent") -> Peer:
         """Return a task that launched itself and said hello."""
         self._next_pid += 1
-        peer = Peer(self, b"peer-%d" % self._next_pid, self._next_pid)
-        peer.ask("sys.hello", version=PROTOCOL_VERSION, name=name)
+        peer = Peer(self, self._next_pid)
+        peer.hello(name)
         return peer
 
     def operator(self) -> Peer:
         self._next_pid += 1
-        return Peer(self, b"operator-%d" % self._next_pid, self._next_pid, is_operator=True)
+        return Peer(self, self._next_pid, is_operator=True)
+
+    def child(self, parent: Peer, *, says_hello: bool = True, **options: Any) -> Peer:
+        """Return a task that `parent` spawned."""
+        parent.call("proc.spawn", **({"script": "child.py"} | options))
+        peer = Peer(self, self.launched())
+        if says_hello:
+            peer.hello()
+        return peer
 
     def launched(self) -> int:
         """Let the oldest launch succeed; return the pid."""
         self._next_pid += 1
-        self.event(Spawned(self.now_ns, self.launches.pop(0).ticket, self._next_pid))
+        self.event(Spawned(self.now_ns, self.launches.pop(0).ticket, self._next_pid, BIRTH))
         return self._next_pid
 
     def launch_fails(self, reason: str) -> None:
@@ -169,31 +203,7 @@ class Machine:
     def ends(self, pid: int, status: int | None = 0, signal: int | None = None) -> None:
         self.event(ProcessEnded(self.now_ns, pid, status, signal))
 
-    # -- what must hold after every event -----------------------------------------------------
-
-    def check(self) -> None:
-        kernel, scheduler = self.kernel, self.kernel.scheduler
-        lent = [
-            request.snapshot.segment
-            for task in kernel.table.tasks.values()
-            for request in task.requests
-            if request.snapshot
-        ]
-        assert len(lent) == len(set(lent)), "one segment in two snapshots"
-        for slot, request in enumerate(scheduler._slots):
-            assert request is None or (request.slot == slot and not request.is_finished)
-        assert kernel.store.held_bytes <= kernel.store.limit_bytes
-        for task in kernel.table.tasks.values():
-            assert task.running == sum(request.slot is not None for request in task.requests)
-            for request in task.requests:
-                assert request.call.key in task.calls, "a request whose call was answered"
-                assert request.kv_tokens <= len(request.tokens)
-        for peer, answers in self.answers.items():
-            for call_id, ends in answers.ends.items():
-                assert len(ends) <= 1, f"{peer!r} call {call_id} was answered {len(ends)} times"
-
-    def task(self, pid: int) -> Task:
-        return self.kernel.table.tasks[pid]
+    # -- inside -------------------------------------------------------------------------------
 
     def _answer(self, ask: AskCore) -> Any:
         assert self.engine is not None
@@ -203,8 +213,8 @@ class Machine:
             return self.engine.tokenize(self.engine.render(ask.value), True)
         return b"".join(self.engine.piece(token) for token in ask.value)
 
-    def _sent(self, effect: Send) -> None:
-        answer = decode_answer(list(effect.frames))
+    def _sent(self, effect: Send | Refuse) -> None:
+        answer = decode_answer(effect.frame)
         answers = self.answers.setdefault(effect.peer, Answers())
         if answer.kind == "chunk":
             chunks = answers.chunks.setdefault(answer.id, [])
@@ -212,7 +222,9 @@ class Machine:
             assert answer.id not in answers.ends, "a chunk after the end"
             chunks.append(answer.body)
         else:
-            answers.ends.setdefault(answer.id, []).append((answer.kind, answer.body))
+            ends = answers.ends.setdefault(answer.id, [])
+            ends.append((answer.kind, answer.body))
+            assert len(ends) == 1 or answer.id == 0, f"{effect.peer} call {answer.id} was answered twice"
 
     def _run_step(self, effect: RunStep) -> None:
         assert self.pending is None, "two steps at once"
@@ -221,6 +233,8 @@ class Machine:
 
     def _make_segment(self, effect: MakeSegment) -> None:
         self.segments[effect.segment] = np.zeros(effect.size_bytes, np.uint8)
+        if not effect.is_for_core:
+            self.owners[effect.segment] = effect.owner
         if effect.is_for_core and self.engine is not None:
             self.engine.attach_array(effect.segment, self.segments[effect.segment])
 
@@ -237,22 +251,53 @@ class Machine:
 
 
 class Peer:
-    """One connection of an agent or operator."""
+    """One connection of an agent or operator; with `task`, the same in a held task's name."""
 
-    def __init__(self, machine: Machine, name: bytes, pid: int, is_operator: bool = False) -> None:
-        self.machine, self.name, self.pid, self.is_operator = machine, name, pid, is_operator
-        self._next_id = 0
+    def __init__(self, machine: Machine, pid: int, *, is_operator: bool = False, birth: int = BIRTH) -> None:
+        self.machine, self.pid, self.is_operator, self.birth = machine, pid, is_operator, birth
+        self.connection = next(machine.connections)
+        self.task: int | None = None
+        self._ids = itertools.count(1)
+
+    def hello(self, name: str = "", **body: Any) -> dict[str, Any]:
+        return self.ask("sys.hello", **({"version": PROTOCOL_VERSION, "name": name} | body))
 
     def call(self, method: str, *, deadline_ms: int | None = None, **body: Any) -> int:
         """Make a call; return its id."""
-        self._next_id += 1
-        self.raw(*encode_call(self._next_id, method, body, deadline_ms))
-        return self._next_id
+        call_id = next(self._ids)
+        self.raw(encode_call(call_id, method, body, deadline_ms, self.task))
+        return call_id
 
-    def raw(self, *frames: bytes, uid: int = UID) -> None:
-        machine = self.machine
-        message = Message(machine.now_ns, self.name, self.pid, uid, self.is_operator, frames)
-        machine.event(message)
+    def raw(self, frame: bytes, burst: int = 1) -> None:
+        message = Message(
+            self.machine.now_ns, self.connection, self.pid, self.birth, self.is_operator, burst, frame
+        )
+        self.machine.event(message)
+
+    def another(self, **changes: Any) -> Peer:
+        """Return a second connection of the same process; `changes` makes it another process."""
+        fields = {"pid": self.pid, "is_operator": self.is_operator, "birth": self.birth} | changes
+        other = Peer(self.machine, **fields)
+        other.task = self.task
+        return other
+
+    def hold(self, **body: Any) -> Peer:
+        """Create a task; return this connection speaking in its name."""
+        return self.speaking_for(self.ask("task.create", **body)["pid"])
+
+    def speaking_for(self, task: int) -> Peer:
+        """Return this connection with its calls made in the name of `task`."""
+        held = copy(self)
+        held.task = task
+        return held
+
+    def closes(self) -> None:
+        self.machine.event(PeerGone(self.machine.now_ns, self.connection))
+
+    def waits(self, call_id: int) -> bool:
+        """Whether the kernel still has a call to answer."""
+        waiting = self.machine.kernel.calls.of_peer(self.connection)
+        return any(call.id == call_id for call in waiting)
 
     def ask(self, method: str, **body: Any) -> dict[str, Any]:
         """Make a call that is answered at once; return the reply's body."""
@@ -260,7 +305,7 @@ class Peer:
 
     def end(self, call_id: int) -> tuple[str, dict[str, Any]] | None:
         """Return (kind, body) of a call's end, None while it waits."""
-        ends = self.machine.answers.get(self.name, Answers()).ends.get(call_id)
+        ends = self.machine.answers.get(self.connection, Answers()).ends.get(call_id)
         return ends[0] if ends else None
 
     def reply(self, call_id: int) -> dict[str, Any]:
@@ -277,11 +322,13 @@ class Peer:
         return end[1]["name"]
 
     def chunks(self, call_id: int) -> list[dict[str, Any]]:
-        return self.machine.answers.get(self.name, Answers()).chunks.get(call_id, [])
+        return self.machine.answers.get(self.connection, Answers()).chunks.get(call_id, [])
 
 
 _EFFECTS: dict[type, Any] = {
     Send: Machine._sent,
+    Refuse: Machine._sent,
+    Disconnect: lambda machine, effect: machine.closed.setdefault(effect.peer, effect.error),
     RunStep: Machine._run_step,
     MakeSegment: Machine._make_segment,
     DropSegment: Machine._drop_segment,

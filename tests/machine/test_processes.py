@@ -5,23 +5,14 @@ from __future__ import annotations
 import signal
 
 import pytest
-from machine import Machine, Peer
+from machine import Machine, at_most
 
-from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.events import Output, PeerStalled, ProcessSample
-from kernel.limits import MAX_ORPHAN_ZOMBIES, TAIL_LINES
+from kernel.limits import TAIL_LINES
+from kernel.proc import table
 from kernel.states import TaskState
 
 LONG = {"max_tokens": 100, "ignore_end": True}
-
-
-def spawn(machine: Machine, parent: Peer, *, says_hello: bool = True, **options: object) -> Peer:
-    parent.call("proc.spawn", **({"script": "child.py"} | options))
-    pid = machine.launched()
-    child = Peer(machine, b"peer-%d" % pid, pid)
-    if says_hello:
-        child.ask("sys.hello", version=PROTOCOL_VERSION)
-    return child
 
 
 # -- birth ------------------------------------------------------------------------------------
@@ -37,23 +28,23 @@ def test_a_spawned_script_is_launched_with_its_arguments_environment_and_folder(
 def test_a_child_is_named_after_its_script_unless_told_otherwise():
     machine = Machine()
     parent = machine.agent()
-    assert machine.task(spawn(machine, parent, script="dir/tool.py").pid).name == "tool"
-    assert machine.task(spawn(machine, parent, name="other").pid).name == "other"
+    assert machine.task(machine.child(parent, script="dir/tool.py").pid).name == "tool"
+    assert machine.task(machine.child(parent, name="other").pid).name == "other"
 
 
 def test_a_child_knows_its_parent_and_starts_with_the_priority_it_was_given():
     machine = Machine()
     parent = machine.agent()
-    task = machine.task(spawn(machine, parent, priority=7).pid)
+    task = machine.task(machine.child(parent, priority=7).pid)
     assert (task.ppid, task.priority, task.state) == (parent.pid, 7, TaskState.READY)
 
 
 def test_a_child_is_new_until_it_says_hello():
     machine = Machine()
-    child = spawn(machine, machine.agent(), says_hello=False)
+    child = machine.child(machine.agent(), says_hello=False)
     assert machine.task(child.pid).state is TaskState.NEW
     assert child.error(child.call("sys.info")) == "EPROTO"
-    child.ask("sys.hello", version=PROTOCOL_VERSION, name="me")
+    child.hello("me")
     assert machine.task(child.pid).state is TaskState.READY
 
 
@@ -89,7 +80,7 @@ def test_a_child_whose_parent_died_before_it_ran_belongs_to_the_kernel():
 def test_a_dead_child_is_a_zombie_until_it_is_waited_for_once():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     machine.ends(child.pid, status=3)
     assert machine.task(child.pid).state is TaskState.ZOMBIE
     record = parent.ask("proc.wait", pid=child.pid)
@@ -102,7 +93,7 @@ def test_a_dead_child_is_a_zombie_until_it_is_waited_for_once():
 def test_a_death_by_signal_has_a_signal_and_no_status():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     machine.ends(child.pid, status=None, signal=11)
     record = parent.ask("proc.wait")
     assert (record["status"], record["signal"], record["reason"]) == (None, 11, "signal SIGSEGV")
@@ -111,7 +102,7 @@ def test_a_death_by_signal_has_a_signal_and_no_status():
 def test_a_wait_tells_the_last_lines_that_the_child_printed():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     lines = [f"line {number}" for number in range(TAIL_LINES + 5)]
     machine.event(Output(machine.now_ns, child.pid, "\n".join(lines).encode() + b"\n"))
     machine.ends(child.pid)
@@ -139,7 +130,7 @@ def test_a_task_that_is_no_child_of_the_kernel_ends_as_it_said_it_would():
 def test_waiting_for_any_takes_whoever_ends_first_and_then_the_next():
     machine = Machine()
     parent = machine.agent()
-    children = [spawn(machine, parent) for _ in range(2)]
+    children = [machine.child(parent) for _ in range(2)]
     call = parent.call("proc.wait")
     machine.ends(children[1].pid)
     assert parent.reply(call)["pid"] == children[1].pid
@@ -151,7 +142,7 @@ def test_waiting_for_any_takes_whoever_ends_first_and_then_the_next():
 def test_waiting_for_one_child_is_not_ended_by_another():
     machine = Machine()
     parent = machine.agent()
-    one, two = (spawn(machine, parent) for _ in range(2))
+    one, two = (machine.child(parent) for _ in range(2))
     call = parent.call("proc.wait", pid=one.pid)
     machine.ends(two.pid)
     assert parent.end(call) is None
@@ -162,7 +153,7 @@ def test_waiting_for_one_child_is_not_ended_by_another():
 def test_two_waits_for_any_child_get_one_child_each():
     machine = Machine()
     parent = machine.agent()
-    children = [spawn(machine, parent) for _ in range(2)]
+    children = [machine.child(parent) for _ in range(2)]
     calls = [parent.call("proc.wait") for _ in range(2)]
     for child in children:
         machine.ends(child.pid)
@@ -172,7 +163,7 @@ def test_two_waits_for_any_child_get_one_child_each():
 def test_a_second_wait_for_the_last_child_fails_when_the_first_has_it():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     calls = [parent.call("proc.wait") for _ in range(2)]
     machine.ends(child.pid)
     assert parent.reply(calls[0])["pid"] == child.pid
@@ -182,7 +173,7 @@ def test_a_second_wait_for_the_last_child_fails_when_the_first_has_it():
 def test_two_waits_for_the_same_child_do_not_bring_the_kernel_down():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     calls = [parent.call("proc.wait", pid=child.pid) for _ in range(2)]
     machine.ends(child.pid)
     assert parent.reply(calls[0])["pid"] == child.pid
@@ -192,7 +183,7 @@ def test_two_waits_for_the_same_child_do_not_bring_the_kernel_down():
 def test_two_operators_may_wait_for_the_same_task():
     machine = Machine()
     operators = [machine.operator(), machine.operator()]
-    child = spawn(machine, operators[0])
+    child = machine.child(operators[0])
     calls = [operator.call("proc.wait", pid=child.pid) for operator in operators]
     machine.ends(child.pid, status=2)
     for operator, call in zip(operators, calls, strict=True):
@@ -203,7 +194,7 @@ def test_two_operators_may_wait_for_the_same_task():
 def test_an_operator_looks_on_and_leaves_the_zombie_to_its_parent():
     machine = Machine()
     parent, operator = machine.agent(), machine.operator()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     machine.ends(child.pid, status=5)
     assert operator.ask("proc.wait", pid=child.pid)["status"] == 5
     assert parent.ask("proc.wait", pid=child.pid)["status"] == 5
@@ -212,7 +203,7 @@ def test_an_operator_looks_on_and_leaves_the_zombie_to_its_parent():
 def test_an_operator_reaps_what_operators_spawned():
     machine = Machine()
     operator = machine.operator()
-    child = spawn(machine, operator)
+    child = machine.child(operator)
     machine.ends(child.pid)
     operator.ask("proc.wait", pid=child.pid)
     assert child.pid not in machine.kernel.table.tasks
@@ -221,7 +212,7 @@ def test_an_operator_reaps_what_operators_spawned():
 def test_orphans_become_the_kernels_children():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     machine.ends(parent.pid)
     assert machine.task(child.pid).ppid == 0
     assert machine.task(child.pid).state is TaskState.READY
@@ -229,16 +220,17 @@ def test_orphans_become_the_kernels_children():
 
 def test_orphaned_zombies_are_kept_up_to_a_limit_oldest_reaped_first():
     machine = Machine()
-    pids = [machine.agent().pid for _ in range(MAX_ORPHAN_ZOMBIES + 2)]
-    for pid in pids:
-        machine.ends(pid)
+    pids = [machine.agent().pid for _ in range(12)]
+    with at_most(table, "MAX_ORPHAN_ZOMBIES", 10):
+        for pid in pids:
+            machine.ends(pid)
     assert list(machine.kernel.table.tasks) == pids[2:]
 
 
 def test_a_wait_that_timed_out_does_not_take_the_child():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     call = parent.call("proc.wait", timeout_ms=1)
     machine.pass_time(0.001)
     machine.ends(child.pid)
@@ -258,8 +250,8 @@ def test_a_process_that_took_a_zombies_pid_is_a_new_task():
     machine = Machine()
     peer = machine.agent("old")
     machine.ends(peer.pid)
-    again = Peer(machine, b"again", peer.pid)
-    again.ask("sys.hello", version=PROTOCOL_VERSION, name="new")
+    again = peer.another(birth=2)
+    again.hello("new")
     assert machine.task(peer.pid).name == "new"
     assert machine.task(peer.pid).state is TaskState.READY
     again.ask("ipc.send", to=peer.pid, data=b"x")
@@ -268,7 +260,7 @@ def test_a_process_that_took_a_zombies_pid_is_a_new_task():
 def test_all_calls_of_a_task_end_with_it():
     machine = Machine()
     peer = machine.agent()
-    child = spawn(machine, peer)
+    child = machine.child(peer)
     generating = peer.call("llm.generate", prompt="hello", **LONG)
     machine.step()
     calls = [
@@ -299,7 +291,7 @@ def test_each_signal_reaches_the_process(name):
 def test_an_operator_may_signal_any_task_and_a_child_not_its_parent():
     machine = Machine()
     parent = machine.agent()
-    child = spawn(machine, parent)
+    child = machine.child(parent)
     machine.operator().ask("proc.kill", pid=child.pid)
     assert child.error(child.call("proc.kill", pid=parent.pid)) == "EPERM"
 
@@ -367,11 +359,11 @@ def test_stop_twice_and_cont_twice_are_as_once():
 def test_a_new_task_that_was_stopped_is_what_it_was_after_cont(has_said_hello):
     machine = Machine()
     operator = machine.operator()
-    child = spawn(machine, operator, says_hello=False)
+    child = machine.child(operator, says_hello=False)
     operator.ask("proc.kill", pid=child.pid, signal="STOP")
     assert machine.task(child.pid).state is TaskState.STOPPED
     if has_said_hello:  # it was on its way
-        child.ask("sys.hello", version=PROTOCOL_VERSION)
+        child.hello()
         assert machine.task(child.pid).state is TaskState.STOPPED
     operator.ask("proc.kill", pid=child.pid, signal="CONT")
     wanted = TaskState.READY if has_said_hello else TaskState.NEW
@@ -446,18 +438,18 @@ def test_a_peer_that_does_not_read_is_killed_and_told_why():
     peer, operator = machine.agent(), machine.operator()
     call = peer.call("llm.generate", prompt="hello", stream=True, **LONG)
     machine.step()
-    machine.event(PeerStalled(machine.now_ns, peer.name))
+    machine.event(PeerStalled(machine.now_ns, peer.connection))
     assert peer.error(call) == "EPIPE"
     assert (peer.pid, signal.SIGKILL) in machine.signals
     machine.ends(peer.pid, status=None, signal=9)
-    assert operator.ask("proc.wait", pid=peer.pid)["reason"] == "it does not read its replies"
+    assert operator.ask("proc.wait", pid=peer.pid)["reason"] == "it does not read its answers"
 
 
 def test_an_operator_that_does_not_read_ends_no_task():
     machine = Machine()
     peer, operator = machine.agent(), machine.operator()
     call = operator.call("proc.wait", pid=peer.pid)
-    machine.event(PeerStalled(machine.now_ns, operator.name))
+    machine.event(PeerStalled(machine.now_ns, operator.connection))
     assert operator.error(call) == "EPIPE"
     assert machine.signals == []
 
@@ -467,5 +459,5 @@ def test_a_peer_that_does_not_read_is_killed_even_when_no_call_of_its_waits():
     peer = machine.agent()
     for _ in range(10):
         peer.ask("sys.info")
-    machine.event(PeerStalled(machine.now_ns, peer.name))
+    machine.event(PeerStalled(machine.now_ns, peer.connection))
     assert (peer.pid, signal.SIGKILL) in machine.signals

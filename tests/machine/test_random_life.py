@@ -10,19 +10,21 @@ from machine import Machine, Peer
 
 from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.events import PeerStalled, ProcessSample
+from kernel.limits import MAX_BAD_BURST
 from kernel.states import TaskState
 
-WORDS = ["a", "b"]
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("llm.generate", {"prompt": "hello", "max_tokens": 9, "ignore_end": True, "stream": True}),
     ("llm.generate", {"tokens": [1, 2, 3], "max_tokens": 5, "temperature": 1.0}),
     ("llm.generate", {"prompt": "x" * 100, "max_tokens": 3, "stop": ["w"]}),
     ("llm.tokenize", {"text": "abc"}),
-    ("llm.detokenize", {"tokens": [1]}),
+    ("llm.detokenize", {"tokens": b"\1\0\0\0"}),
     ("llm.cancel", {"call": 2}),
     ("proc.spawn", {"script": "a.py"}),
+    ("proc.spawn", {"script": "a.py", "capabilities": ["task.create"]}),
     ("proc.wait", {}),
     ("proc.wait", {"timeout_ms": 20}),
+    ("proc.exit", {"status": 3}),
     ("proc.ps", {}),
     ("ipc.recv", {}),
     ("ipc.recv", {"timeout_ms": 10}),
@@ -32,6 +34,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 ]
 AIMED: list[tuple[str, dict[str, Any]]] = [
     ("ipc.send", {"data": b"x"}),
+    ("ipc.send", {"data": bytes(60_000)}),
     ("proc.wait", {}),
     ("proc.kill", {"signal": "STOP"}),
     ("proc.kill", {"signal": "CONT"}),
@@ -40,74 +43,167 @@ AIMED: list[tuple[str, dict[str, Any]]] = [
     ("proc.logs", {}),
     ("sched.setattr", {"priority": 5}),
 ]
-HAPPENINGS = ["call"] * 6 + ["aimed"] * 4 + ["step"] * 6 + ["agent", "launch", "end", "time", "sample"]
-HAPPENINGS += ["core dies", "core up", "policy", "operator", "stall", "launch fails", "hello"]
 
 
-@settings(max_examples=150, deadline=None)
+class Life:
+    """A machine, and all who speak to its kernel. Each happening takes a number that says which and how."""
+
+    def __init__(self, **config: Any) -> None:
+        self.machine = Machine(quantum_tokens=2, **config)
+        self.operator = self.machine.operator()  # lives to the end
+        self.peers = [self.machine.agent(), self.operator]
+        self.made: list[tuple[Peer, int]] = []
+
+    def call(self, peer: Peer, method: str, value: int = 1, **body: Any) -> int:
+        call = peer.call(method, deadline_ms=value % 50 if value % 5 == 0 else None, **body)
+        self.made.append((peer, call))
+        return call
+
+    def pids(self) -> list[int]:
+        return list(self.machine.kernel.table.tasks) or [1]
+
+    def processes(self) -> list[int]:
+        tasks = self.machine.kernel.table.tasks.values()
+        return [task.pid for task in tasks if task.has_process and task.state is not TaskState.ZOMBIE]
+
+    def closed(self, connection: int) -> None:
+        """The server closed a connection, or its peer did."""
+        if connection != self.operator.connection:
+            gone = [peer for peer in self.peers if peer.connection == connection]
+            self.peers = [peer for peer in self.peers if peer.connection != connection]
+            if gone:
+                gone[0].closes()
+
+    # -- happenings ---------------------------------------------------------------------------
+
+    def calls(self, peer: Peer, value: int) -> None:
+        method, body = CALLS[value // 3 % len(CALLS)]
+        self.call(peer, method, value, **body)
+
+    def aims(self, peer: Peer, value: int) -> None:
+        method, body = AIMED[value // 3 % len(AIMED)]
+        pids = self.pids()
+        aim = {"to" if method == "ipc.send" else "pid": pids[value // 7 % len(pids)]}
+        self.call(peer, method, value, **body, **aim)
+
+    def holds(self, peer: Peer, value: int) -> None:
+        end = peer.end(self.call(peer, "task.create"))
+        if end is not None and end[0] == "reply":
+            self.peers.append(peer.speaking_for(end[1]["pid"]))
+
+    def names_anyone(self, peer: Peer, value: int) -> None:
+        pids = self.pids()
+        self.call(peer.speaking_for(pids[value // 7 % len(pids)]), "ipc.recv", value)
+
+    def connects_again(self, peer: Peer, value: int) -> None:
+        self.peers.append(peer.another())
+
+    def is_another_process(self, peer: Peer, value: int) -> None:
+        if not peer.is_operator:
+            again = peer.another(birth=peer.birth + 1)
+            again.task = None
+            self.peers.append(again)
+            self.call(again, "sys.hello", version=PROTOCOL_VERSION, name="again")
+
+    def says_hello(self, peer: Peer, value: int) -> None:
+        self.call(peer, "sys.hello", version=PROTOCOL_VERSION)
+
+    def makes_noise(self, peer: Peer, value: int) -> None:
+        peer.raw(b"noise", burst=value % (2 * MAX_BAD_BURST))
+
+    def leaves(self, peer: Peer, value: int) -> None:
+        self.closed(peer.connection)
+
+    def stalls(self, peer: Peer, value: int) -> None:
+        self.machine.event(PeerStalled(self.machine.now_ns, peer.connection))
+        self.closed(peer.connection)
+
+    def step(self, peer: Peer, value: int) -> None:
+        self.machine.step()
+
+    def agent_comes(self, peer: Peer, value: int) -> None:
+        self.peers.append(self.machine.agent())
+
+    def operator_comes(self, peer: Peer, value: int) -> None:
+        self.peers.append(self.machine.operator())
+
+    def launch_succeeds(self, peer: Peer, value: int) -> None:
+        if self.machine.launches:
+            self.peers.append(Peer(self.machine, self.machine.launched()))
+            if value % 3:
+                self.says_hello(self.peers[-1], value)
+
+    def launch_fails(self, peer: Peer, value: int) -> None:
+        if self.machine.launches:
+            self.machine.launch_fails("no")
+
+    def process_ends(self, peer: Peer, value: int) -> None:
+        pids = self.processes()
+        if pids:
+            self.machine.ends(pids[value // 7 % len(pids)], *((0, None) if value % 2 else (None, 9)))
+
+    def time_passes(self, peer: Peer, value: int) -> None:
+        self.machine.pass_time(value % 100 / 1000)
+
+    def processes_are_sampled(self, peer: Peer, value: int) -> None:
+        now_ns = self.machine.now_ns
+        usage = tuple((pid, now_ns / 1e9, 1) for pid in self.processes())
+        self.machine.event(ProcessSample(now_ns, usage))
+
+    def core_dies(self, peer: Peer, value: int) -> None:
+        if self.machine.engine is not None:
+            self.machine.core_dies()
+
+    def core_comes(self, peer: Peer, value: int) -> None:
+        if self.machine.engine is None:
+            self.machine.core_up()
+
+    def policy_changes(self, peer: Peer, value: int) -> None:
+        policy = ("fcfs", "rr", "prio")[value % 3]
+        self.call(self.operator, "sched.setattr", policy=policy, quantum_tokens=1 + value % 5)
+
+
+COMMON = [Life.calls] * 8 + [Life.aims] * 5 + [Life.step] * 7 + [Life.holds] * 3 + [Life.launch_succeeds] * 2
+RARE = [
+    Life.agent_comes, Life.connects_again, Life.core_comes, Life.core_dies, Life.is_another_process,
+    Life.launch_fails, Life.leaves, Life.makes_noise, Life.names_anyone, Life.operator_comes,
+    Life.policy_changes, Life.process_ends, Life.processes_are_sampled, Life.says_hello, Life.stalls,
+    Life.time_passes,
+]  # fmt: skip
+
+happenings = st.tuples(st.sampled_from(COMMON + RARE), st.integers(0, 1 << 20))
+
+
+@settings(max_examples=250, deadline=None)
 @given(
-    acts=st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.integers(0, 1 << 20)), max_size=120),
+    acts=st.lists(happenings, max_size=30) | st.lists(happenings, min_size=80, max_size=200),
     room=st.sampled_from([0, 1 << 17, 1 << 24]),
     slots=st.integers(1, 3),
 )
 def test_whatever_happens_every_call_is_answered_once(acts, room, slots):
-    machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2)
-    operator = machine.operator()
-    peers = [machine.agent(), operator]
-    made: list[tuple[Peer, int]] = []
+    life = Life(slots=slots, snapshot_bytes=room)
+    machine = life.machine
     for act, value in acts:
-        peer, now = peers[value % len(peers)], machine.now_ns
-        pids = list(machine.kernel.table.tasks) or [1]
-        pid = pids[value // 7 % len(pids)]
-        if act == "call" or act == "aimed":
-            method, body = (CALLS if act == "call" else AIMED)[value // 3 % len(CALLS if act == "call" else AIMED)]
-            aim = {} if act == "call" else {"to" if method == "ipc.send" else "pid": pid}
-            deadline_ms = value % 50 if value % 5 == 0 else None
-            made.append((peer, peer.call(method, deadline_ms=deadline_ms, **body, **aim)))
-        elif act == "step":
-            machine.step()
-        elif act in ("agent", "hello"):
-            peers.append(machine.agent())
-        elif act == "operator":
-            peers.append(machine.operator())
-        elif act == "launch" and machine.launches:
-            pid = machine.launched()
-            peers.append(Peer(machine, b"peer-%d" % pid, pid))
-            if value % 2:
-                peers[-1].call("sys.hello", version=PROTOCOL_VERSION)
-        elif act == "launch fails" and machine.launches:
-            machine.launch_fails("no")
-        elif act == "end":
-            machine.ends(pid, *((0, None) if value % 2 else (None, 9)))
-        elif act == "time":
-            machine.pass_time(value % 100 / 1000)
-        elif act == "sample":
-            usage = tuple((pid, now / 1e9, 1) for pid in pids)
-            machine.event(ProcessSample(now, usage))
-        elif act == "stall":
-            machine.event(PeerStalled(now, peer.name))
-        elif act == "core dies" and machine.engine is not None:
-            machine.core_dies()
-        elif act == "core up" and machine.engine is None:
-            machine.core_up()
-        elif act == "policy":
-            operator.call("sched.setattr", policy=("fcfs", "rr", "prio")[value % 3], quantum_tokens=1 + value % 5)
+        act(life, life.peers[value % len(life.peers)], value)
+        for connection in list(machine.closed):
+            life.closed(connection)
         assert not [text for text in machine.said if "bug" in text], machine.said
-    if machine.engine is None:
-        machine.core_up()
+    life.core_comes(life.operator, 0)
     machine.run()
     for task in list(machine.kernel.table.tasks.values()):
         if task.state not in (TaskState.STOPPED, TaskState.ZOMBIE):
             assert not [request for request in task.requests if request.prompt_tokens], "a request is stuck"
-    operator.ask("sys.shutdown")
+    life.operator.ask("sys.shutdown")
     while machine.launches:
         machine.launched()
-    for pid in list(machine.kernel.table.tasks):
+    for pid in life.processes():
         machine.ends(pid)
     machine.run()
     assert machine.halted == 0
-    assert all(peer.end(call) is not None for peer, call in made)
+    assert all(peer.end(call) is not None for peer, call in life.made)
     assert machine.kernel.store.lent_bytes == 0
     assert machine.kernel.calls._waiting == {}
-    held = [array for segment, array in machine.segments.items() if segment not in machine.kernel.store._sizes]
-    assert held == [], "a task's segment outlived it"
+    assert not machine.segments.keys() & machine.owners.keys(), "a task's segment outlived it"
+    for peer in list(life.peers):
+        life.closed(peer.connection)
+    assert machine.kernel.table._by_peer == {}

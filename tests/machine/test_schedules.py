@@ -41,7 +41,7 @@ jobs = st.lists(
     quantum=st.integers(1, 12),
     slots=st.integers(1, 4),
     room=st.sampled_from([0, 1 << 16, 3 << 16, 1 << 24]),
-    happenings=st.lists(st.integers(0, 40), max_size=60),
+    happenings=st.lists(st.integers(0, 40), max_size=20) | st.lists(st.integers(0, 40), min_size=40, max_size=90),
 )
 def test_tokens_are_those_of_a_request_alone(jobs, policy, quantum, slots, room, happenings):
     machine = Machine(policy=policy, quantum_tokens=quantum, slots=slots, snapshot_bytes=room)

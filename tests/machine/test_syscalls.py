@@ -6,21 +6,20 @@ import re
 from collections.abc import Callable
 
 import pytest
-from machine import Machine, Peer
+from machine import Machine, Peer, at_most
 
 from kernel.abi.calls import CALLS, MAX_MAIL_BYTES
-from kernel.abi.codec import PROTOCOL_VERSION, encode_call
+from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.abi.errors import Errno
 from kernel.events import ProcessSample, ShutdownAsked
 from kernel.limits import (
-    MAX_CALLS,
     MAX_MAILS,
     MAX_REQUESTS,
     MAX_TASK_MEMORY_BYTES,
     MAX_TASK_SEGMENTS,
-    MAX_TASKS,
 )
-from kernel.objects import Task
+from kernel.proc import table
+from kernel.sched import requests
 from kernel.sched.policy import POLICIES
 
 Scenario = Callable[[Machine], tuple[Peer, int]]
@@ -38,14 +37,6 @@ def case(method: str, end: str = "reply") -> Callable[[Scenario], Scenario]:
     return keep
 
 
-def child_of(machine: Machine, parent: Peer, **options: object) -> Peer:
-    parent.call("proc.spawn", **({"script": "child.py"} | options))
-    pid = machine.launched()
-    child = Peer(machine, b"peer-%d" % pid, pid)
-    child.ask("sys.hello", version=PROTOCOL_VERSION)
-    return child
-
-
 def fill(machine: Machine, to: Peer) -> Peer:
     """Fill a mailbox; return who did."""
     sender = machine.agent()
@@ -59,56 +50,55 @@ def fill(machine: Machine, to: Peer) -> Peer:
 
 @case("sys.hello")
 def hello_of_our_version_is_welcome(machine):
-    peer = Peer(machine, b"new", 4000)
+    peer = Peer(machine, 4000)
     return peer, peer.call("sys.hello", version=PROTOCOL_VERSION, name="new")
 
 
 @case("sys.hello", "EPROTO")
 def hello_of_another_version_is_refused(machine):
-    peer = Peer(machine, b"new", 4000)
+    peer = Peer(machine, 4000)
     return peer, peer.call("sys.hello", version=PROTOCOL_VERSION + 1)
-
-
-@case("sys.hello", "EPERM")
-def hello_of_another_user_is_refused(machine):
-    peer = Peer(machine, b"new", 4000)
-    peer.raw(*encode_call(1, "sys.hello", {"version": PROTOCOL_VERSION}), uid=0)
-    return peer, 1
-
-
-@case("sys.hello", "EPERM")
-def hello_of_a_process_that_linux_could_not_tell_is_refused(machine):
-    peer = Peer(machine, b"new", 0)
-    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
 
 
 @case("sys.hello", "EAGAIN")
 def hello_beyond_the_limit_of_tasks_is_refused(machine):
-    for pid in range(10_000, 10_000 + MAX_TASKS):
-        machine.kernel.table.tasks[pid] = Task(pid, 0, "", 0)
-    peer = Peer(machine, b"new", 4000)
+    machine.agent()
+    peer = Peer(machine, 4000)
+    with at_most(table, "MAX_TASKS", 1):
+        return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.hello", "EAGAIN")
+def hello_of_a_process_whose_pid_is_still_anothers_is_refused(machine):
+    peer = machine.agent().another(birth=2)
     return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.hello", "EPROTO")
+def hello_of_a_process_that_has_ended_is_refused(machine):
+    peer = machine.agent()
+    machine.ends(peer.pid)
+    return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
+
+
+@case("sys.hello", "EINVAL")
+def hello_in_a_held_tasks_name_is_refused(machine):
+    held = machine.operator().hold()
+    return held, held.call("sys.hello", version=PROTOCOL_VERSION)
 
 
 @case("sys.hello", "ESHUTDOWN")
 def hello_to_a_kernel_that_goes_down_is_refused(machine):
     machine.agent()
     machine.event(ShutdownAsked(machine.now_ns))
-    peer = Peer(machine, b"new", 4000)
+    peer = Peer(machine, 4000)
     return peer, peer.call("sys.hello", version=PROTOCOL_VERSION)
 
 
 @case("sys.info", "EPROTO")
 def a_call_before_hello_is_refused(machine):
-    peer = Peer(machine, b"new", 4000)
+    peer = Peer(machine, 4000)
     return peer, peer.call("sys.info")
-
-
-@case("sys.info", "EPERM")
-def an_operator_of_another_user_is_refused(machine):
-    peer = machine.operator()
-    peer.raw(*encode_call(1, "sys.info", {}), uid=0)
-    return peer, 1
 
 
 @case("sys.info")
@@ -169,6 +159,19 @@ def tokens_are_continued(machine):
     return peer, call
 
 
+@case("llm.generate")
+def tokens_as_bytes_are_those_of_the_list(machine):
+    peer = machine.agent()
+    calls = [
+        peer.call("llm.generate", tokens=tokens, max_tokens=5, ignore_end=True)
+        for tokens in ([1, 258, 3], b"\1\0\0\0\2\1\0\0\3\0\0\0")
+    ]
+    machine.run()
+    one, two = (peer.reply(call) for call in calls)
+    assert (one["tokens"], one["usage"]) == (two["tokens"], two["usage"])
+    return peer, calls[1]
+
+
 BAD_GENERATES = {
     "neither of prompt, messages and tokens": {},
     "two of them": {"prompt": "a", "tokens": [1]},
@@ -178,6 +181,8 @@ BAD_GENERATES = {
     "a token that is a bool": {"tokens": [True]},
     "a token outside the vocabulary": {"tokens": [320]},
     "a negative token": {"tokens": [-1]},
+    "bytes that are no whole tokens": {"tokens": b"\1\0\0\0\2"},
+    "bytes with a token outside the vocabulary": {"tokens": (320).to_bytes(4, "little")},
     "a message without a role": {"messages": [{"content": "a"}]},
     "a message with another field": {"messages": [{"role": "user", "content": "a", "name": "b"}]},
     "a message whose content is bytes": {"messages": [{"role": "user", "content": b"a"}]},
@@ -243,13 +248,8 @@ def one_request_too_many_in_all_is_refused(machine):
     peer = machine.agent()
     for _ in range(3):
         peer.call("llm.generate", prompt="hello")
-    import kernel.sched.requests as module
-
-    was, module.MAX_PENDING_REQUESTS = module.MAX_PENDING_REQUESTS, 3
-    try:
+    with at_most(requests, "MAX_PENDING_REQUESTS", 3):
         return peer, peer.call("llm.generate", prompt="hello")
-    finally:
-        module.MAX_PENDING_REQUESTS = was
 
 
 @case("llm.generate", "ETIMEDOUT")
@@ -339,6 +339,36 @@ def a_token_outside_the_vocabulary_has_no_text(machine):
     return peer, peer.call("llm.detokenize", tokens=[320])
 
 
+@case("llm.detokenize")
+def tokens_as_bytes_become_text(machine):
+    peer = machine.agent()
+    call = peer.call("llm.detokenize", tokens=b"\1\0\0\0\2\0\0\0")
+    machine.answer_asks()
+    assert peer.reply(call) == {"text": '!"'}
+    return peer, call
+
+
+@case("llm.detokenize")
+def no_tokens_are_no_text(machine):
+    peer = machine.agent()
+    call = peer.call("llm.detokenize", tokens=b"")
+    machine.answer_asks()
+    assert peer.reply(call) == {"text": ""}
+    return peer, call
+
+
+@case("llm.detokenize", "EINVAL")
+def bytes_that_are_no_whole_tokens_have_no_text(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.detokenize", tokens=b"\1\0\0")
+
+
+@case("llm.detokenize", "EINVAL")
+def bytes_with_a_token_outside_the_vocabulary_have_no_text(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.detokenize", tokens=b"\1\0\0\0\xff\xff\xff\xff")
+
+
 # -- proc -------------------------------------------------------------------------------------
 
 
@@ -379,15 +409,64 @@ def a_child_cannot_outrank_its_parent(machine):
 @case("proc.spawn", "EAGAIN")
 def one_task_too_many_is_refused(machine):
     peer = machine.agent()
-    for pid in range(10_000, 10_000 + MAX_TASKS - 1):
-        machine.kernel.table.tasks[pid] = Task(pid, 0, "", 0)
-    return peer, peer.call("proc.spawn", script="a.py")
+    with at_most(table, "MAX_TASKS", 1):
+        return peer, peer.call("proc.spawn", script="a.py")
+
+
+@case("proc.spawn", "EAGAIN")
+def launches_under_way_count_as_tasks(machine):
+    peer = machine.agent()
+    with at_most(table, "MAX_TASKS", 2):
+        peer.call("proc.spawn", script="a.py")
+        return peer, peer.call("proc.spawn", script="a.py")
+
+
+@case("proc.spawn", "EINVAL")
+def an_unknown_capability_is_an_error(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.spawn", script="a.py", capabilities=["task.create", "sys.shutdown"])
+
+
+@case("proc.spawn", "EINVAL")
+def a_capability_that_is_no_string_is_an_error(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.spawn", script="a.py", capabilities=[["task.create"]])
+
+
+@case("proc.spawn", "EPERM")
+def nobody_gives_a_capability_that_it_lacks(machine):
+    peer = machine.agent()
+    return peer, peer.call("proc.spawn", script="a.py", capabilities=["task.create"])
+
+
+@case("proc.spawn")
+def who_has_a_capability_may_give_it(machine):
+    peer = machine.child(machine.operator(), capabilities=["task.create"])
+    call = peer.call("proc.spawn", script="a.py", capabilities=["task.create"])
+    assert machine.task(machine.launched()).capabilities == {"task.create"}
+    return peer, call
+
+
+@case("proc.spawn")
+def a_child_has_no_capability_that_it_was_not_given(machine):
+    peer = machine.child(machine.operator(), capabilities=["task.create"])
+    call = peer.call("proc.spawn", script="a.py")
+    assert machine.task(machine.launched()).capabilities == frozenset()
+    return peer, call
 
 
 @case("proc.exit")
 def a_task_may_say_how_it_ends(machine):
     peer = machine.agent()
     return peer, peer.call("proc.exit", status=3)
+
+
+@case("proc.exit")
+def a_task_without_a_process_has_ended_when_this_is_answered(machine):
+    peer = machine.operator().hold()
+    call = peer.call("proc.exit", status=3)
+    assert (machine.task(peer.task).state.name, machine.task(peer.task).status) == ("ZOMBIE", 3)
+    return peer, call
 
 
 @case("proc.exit", "EPERM")
@@ -399,7 +478,7 @@ def an_operator_cannot_exit(machine):
 @case("proc.wait")
 def a_dead_child_is_waited_for(machine):
     peer = machine.agent()
-    child = child_of(machine, peer)
+    child = machine.child(peer)
     call = peer.call("proc.wait", pid=child.pid)
     assert peer.end(call) is None
     machine.ends(child.pid)
@@ -421,14 +500,14 @@ def nobody_waits_for_a_stranger(machine):
 @case("proc.wait", "ETIMEDOUT")
 def a_wait_that_may_not_wait_fails_at_once(machine):
     peer = machine.agent()
-    child_of(machine, peer)
+    machine.child(peer)
     return peer, peer.call("proc.wait", timeout_ms=0)
 
 
 @case("proc.wait", "ETIMEDOUT")
 def a_wait_ends_at_its_timeout(machine):
     peer = machine.agent()
-    child_of(machine, peer)
+    machine.child(peer)
     call = peer.call("proc.wait", timeout_ms=50)
     machine.pass_time(0.049)
     assert peer.end(call) is None
@@ -439,7 +518,7 @@ def a_wait_ends_at_its_timeout(machine):
 @case("proc.kill")
 def a_parent_signals_its_child(machine):
     peer = machine.agent()
-    return peer, peer.call("proc.kill", pid=child_of(machine, peer).pid)
+    return peer, peer.call("proc.kill", pid=machine.child(peer).pid)
 
 
 @case("proc.kill", "ESRCH")
@@ -458,6 +537,18 @@ def a_stranger_cannot_be_signalled(machine):
 def an_unknown_signal_is_refused(machine):
     peer = machine.agent()
     return peer, peer.call("proc.kill", pid=peer.pid, signal="SIGKILL")
+
+
+@case("proc.kill", "EINVAL")
+def a_task_without_a_process_takes_no_usr1(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.kill", pid=peer.hold().task, signal="USR1")
+
+
+@case("proc.kill", "EINVAL")
+def a_task_without_a_process_takes_no_usr2(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.kill", pid=peer.hold().task, signal="USR2")
 
 
 @case("proc.ps")
@@ -491,6 +582,64 @@ def nobody_has_no_log(machine):
 def a_strangers_log_is_private(machine):
     peer = machine.agent()
     return peer, peer.call("proc.logs", pid=machine.agent().pid)
+
+
+# -- task -------------------------------------------------------------------------------------
+
+
+@case("task.create")
+def an_operator_creates_a_task(machine):
+    peer = machine.operator()
+    call = peer.call("task.create", name="held", priority=-20)
+    task = machine.task(peer.reply(call)["pid"])
+    assert (task.name, task.priority, task.ppid, task.has_process) == ("held", -20, 0, False)
+    return peer, call
+
+
+@case("task.create")
+def an_agent_with_the_capability_creates_a_task(machine):
+    peer = machine.child(machine.operator(), capabilities=["task.create"], priority=3)
+    call = peer.call("task.create")
+    task = machine.task(peer.reply(call)["pid"])
+    assert (task.priority, task.ppid, task.state.name) == (3, peer.pid, "READY")
+    return peer, call
+
+
+@case("task.create", "EPERM")
+def an_agent_without_the_capability_creates_none(machine):
+    peer = machine.child(machine.operator())
+    return peer, peer.call("task.create")
+
+
+@case("task.create", "EPERM")
+def a_created_task_cannot_outrank_its_holder(machine):
+    peer = machine.child(machine.operator(), capabilities=["task.create"], priority=3)
+    return peer, peer.call("task.create", priority=2)
+
+
+@case("task.create", "EAGAIN")
+def one_held_task_too_many_is_refused(machine):
+    peer = machine.operator()
+    with at_most(table, "MAX_HELD_TASKS", 2):
+        for _ in range(2):
+            peer.hold()
+        other = machine.operator()
+        other.hold()
+        return peer, peer.call("task.create")
+
+
+@case("task.create", "EAGAIN")
+def one_task_too_many_in_all_is_refused(machine):
+    machine.agent()
+    peer = machine.operator()
+    with at_most(table, "MAX_TASKS", 1):
+        return peer, peer.call("task.create")
+
+
+@case("task.create", "EINVAL")
+def a_priority_that_there_is_not_is_refused(machine):
+    peer = machine.operator()
+    return peer, peer.call("task.create", priority=20)
 
 
 # -- ipc --------------------------------------------------------------------------------------
@@ -575,7 +724,7 @@ def waiting_for_mail_ends_at_the_timeout(machine):
 def a_segment_is_made(machine):
     peer = machine.agent()
     call = peer.call("mem.create", name="a", size_bytes=100)
-    assert peer.reply(call) == {"name": "a", "size_bytes": 100}
+    assert peer.reply(call) == {"name": "a", "size_bytes": 100, "segment": 1}
     assert [len(array) for array in machine.segments.values()] == [100]
     return peer, call
 
@@ -650,7 +799,7 @@ def a_task_may_lower_itself(machine):
 @case("sched.setattr")
 def a_task_may_lower_its_child(machine):
     peer = machine.agent()
-    child = child_of(machine, peer)
+    child = machine.child(peer)
     call = peer.call("sched.setattr", pid=child.pid, priority=5)
     assert machine.task(child.pid).priority == 5
     return peer, call
@@ -679,7 +828,7 @@ def a_task_may_not_lower_a_stranger(machine):
 @case("sched.setattr", "EPERM")
 def a_task_may_not_lower_its_parent(machine):
     parent = machine.agent()
-    peer = child_of(machine, parent)
+    peer = machine.child(parent)
     return peer, peer.call("sched.setattr", pid=parent.pid, priority=5)
 
 
@@ -759,7 +908,7 @@ def test_the_call_ends_as_documented(method, end, scenario):
     if kind == "error":
         assert body["errno"] == Errno[end]
         assert body["text"], "an error says what is wrong"
-    assert machine.kernel.calls.find(peer.name, call) is None
+    assert not peer.waits(call)
 
 
 def test_every_call_has_a_success_and_every_documented_errno_a_case():
@@ -768,72 +917,3 @@ def test_every_call_has_a_success_and_every_documented_errno_a_case():
         wanted |= {(method, name) for name in re.findall(r"\bE[A-Z]{3,}\b", call.__doc__ or "")}
     wanted.discard(("llm.cancel", "EINTR"))  # how the cancelled call ends, not llm.cancel itself
     assert wanted - set(CASES) == set()
-
-
-def test_a_connection_may_have_only_so_many_calls_in_flight():
-    machine = Machine()
-    peer = machine.agent()
-    for _ in range(MAX_CALLS):
-        peer.call("ipc.recv")
-    assert peer.error(peer.call("ipc.recv")) == "EAGAIN"
-    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
-    assert peer.end(peer.call("ipc.recv")) is None, "one was answered, so there is room for one"
-
-
-def test_the_shorter_of_timeout_and_deadline_counts():
-    machine = Machine()
-    peer = machine.agent()
-    calls = [
-        peer.call("ipc.recv", deadline_ms=10, timeout_ms=1000),
-        peer.call("ipc.recv", deadline_ms=1000, timeout_ms=10),
-    ]
-    machine.pass_time(0.010)
-    assert [peer.error(call) for call in calls] == ["ETIMEDOUT", "ETIMEDOUT"]
-
-
-def test_a_deadline_of_zero_has_passed_at_once():
-    machine = Machine()
-    peer = machine.agent()
-    call = peer.call("ipc.recv", deadline_ms=0)
-    machine.pass_time(0)
-    assert peer.error(call) == "ETIMEDOUT"
-
-
-def test_a_task_waits_while_a_call_of_its_does_and_says_for_what():
-    machine = Machine()
-    peer = machine.agent()
-    task = machine.task(peer.pid)
-    assert (task.state.name, task.waits_for) == ("READY", "")
-    peer.call("ipc.recv")
-    assert (task.state.name, task.waits_for) == ("BLOCKED", "ipc.recv")
-    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
-    assert (task.state.name, task.waits_for) == ("READY", "")
-
-
-def test_a_kernel_without_a_timer_to_wait_for_sets_none():
-    machine = Machine()
-    peer = machine.agent()
-    peer.call("ipc.recv", timeout_ms=5)
-    assert machine.timer_ns == machine.now_ns + 5_000_000
-    machine.agent().ask("ipc.send", to=peer.pid, data=b"")
-    assert machine.timer_ns is None
-
-
-def test_a_call_id_in_flight_may_not_be_used_again_and_the_first_call_goes_on():
-    machine = Machine()
-    peer = machine.agent()
-    first = peer.call("ipc.recv")
-    ends = machine.answers[peer.name].ends
-    for frames in (
-        encode_call(first, "sys.info", {}),
-        encode_call(first, "no.such", {}),
-        encode_call(first, "sys.info", {"wrong": 1}),
-    ):
-        peer.raw(*frames)
-        assert [body["name"] for _, body in ends.pop(first)] in (["EINVAL"], ["ENOSYS"])
-    task = machine.task(peer.pid)
-    assert machine.kernel.calls.find(peer.name, first) is not None
-    machine.agent().ask("ipc.send", to=peer.pid, data=b"late")
-    assert peer.reply(first)["data"] == b"late"
-    assert task.calls == {}
-    assert task.state.name == "READY"

@@ -55,7 +55,7 @@ def test_every_step_says_why_and_leads_elsewhere(table, states):
 @pytest.mark.parametrize("old", TaskState)
 @pytest.mark.parametrize("new", TaskState)
 def test_a_task_moves_as_its_table_says(old, new):
-    task = Task(1, 0, "", 0, state=old)
+    task = Task(1, 0, "", 0, (1, 1), state=old)
     if new in TASK_TRANSITIONS[old]:
         task.move(new)
         assert task.state is new

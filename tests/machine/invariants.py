@@ -1,0 +1,89 @@
+"""What must hold of a kernel after every event, whatever the event was.
+
+Who uses it: machine.py, after each event of each test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from kernel.calls import CallTable
+from kernel.core import Kernel
+from kernel.ipc import mailbox
+from kernel.ipc.mailbox import Mail, Mailbox, PostOffice
+from kernel.objects import Call, Request, Task
+from kernel.proc.table import TaskTable
+from kernel.states import TaskState
+
+
+def check(kernel: Kernel) -> None:
+    tasks = list(kernel.table.tasks.values())
+    living = {task.pid for task in tasks if task.state is not TaskState.ZOMBIE}
+    _check_contexts(kernel.scheduler._slots, tasks)
+    _check_calls(kernel.calls, tasks)
+    _check_tasks(kernel.table)
+    _check_mail(kernel.post, living)
+    assert kernel.memory._segments.keys() <= living
+    assert kernel.governor._accounts.keys() <= living
+    assert {one.call.key for task in tasks for one in task.requests} == kernel.requests._by_call.keys()
+    assert kernel.store.held_bytes <= kernel.store.limit_bytes
+
+
+def _check_contexts(slots: list[Request | None], tasks: list[Task]) -> None:
+    lent = [one.snapshot.segment for task in tasks for one in task.requests if one.snapshot]
+    assert len(lent) == len(set(lent)), "one segment in two snapshots"
+    for slot, request in enumerate(slots):
+        assert request is None or (request.slot == slot and not request.is_finished)
+    for task in tasks:
+        assert task.running == sum(request.slot is not None for request in task.requests)
+        for request in task.requests:
+            assert request.call.key in task.calls, "a request whose call was answered"
+            assert request.kv_tokens <= len(request.tokens)
+
+
+def _check_calls(calls: CallTable, tasks: list[Task]) -> None:
+    waiting = [call for several in calls._waiting.values() for call in several.values()]
+    assert calls._count == len(waiting)
+    assert all(calls._waiting.values()), "a connection without a waiting call is kept"
+    for call in waiting:
+        assert call.task is None or call.task.calls[call.key] is call
+    deadlines = {(one.deadline_ns, *one.key) for one in waiting if one.deadline_ns is not None}
+    assert deadlines <= set(calls._deadlines)
+    assert sum(len(task.calls) for task in tasks) == sum(call.task is not None for call in waiting)
+    for task in tasks:
+        assert task.call_bytes == sum(call.size_bytes for call in task.calls.values())
+
+
+def _check_tasks(table: TaskTable) -> None:
+    living = [task for task in table.tasks.values() if task.state is not TaskState.ZOMBIE]
+    zombies = table.tasks.keys() - {task.pid for task in living}
+    assert table.living() == len(living)
+    held = {task.pid: task.holder for task in living if not task.has_process}
+    assert held == {pid: holder for holder, several in table._held.items() for pid in several}
+    assert all(table._held.values()), "a holder that holds nothing is kept"
+    assert {holder for holder in table._held if holder > 0} <= {task.pid for task in living}
+    assert len(set(table._orphans)) == len(table._orphans)
+    assert set(table._orphans) <= zombies
+    for task in living:
+        assert all(table._by_peer[peer] is task for peer in task.peers)
+    for pid in zombies:
+        assert not table.tasks[pid].calls, "a zombie has a call in flight"
+        assert not table.tasks[pid].requests, "a zombie is on the model"
+
+
+def _check_mail(post: PostOffice, living: set[int]) -> None:
+    assert post._boxes.keys() == living
+    sent_bytes: Counter[Mailbox] = Counter()
+    waiting: dict[Call, Mail] = {}
+    for box in post._boxes.values():
+        assert len(box.mails) <= mailbox.MAX_MAILS
+        assert len(box.mails) == mailbox.MAX_MAILS or not box.queue, "a message waits beside room"
+        assert not (box.receivers and (box.mails or box.held_back)), "mail waits beside a receiver"
+        for mail in (*box.mails, *box.queue.values()):
+            sent_bytes[mail.sender] += mail.size_bytes
+        waiting |= box.queue | box.held_back
+    for sender in (post._operators, *post._boxes.values()):
+        assert sender.sent_bytes == sent_bytes[sender] <= mailbox.MAX_SENT_BYTES
+        for mail in list(sender.unsent.values())[:1]:
+            assert not sender.allows(mail), "a message is held back beside its sender's allowance"
+    assert post._waiting == waiting
