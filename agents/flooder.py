@@ -18,11 +18,10 @@ wire, mux = Transport("agent", chosen_kernel()), Mux()
 flood = [calls.generate("flood", {"max_tokens": 1}), calls.ps()]
 call = calls.hello("flooder", PROTOCOL_VERSION)
 for number in range(count):
-    inflight, frames = mux.start(call)
+    inflight, frame = mux.start(call)
     mux.withdraw(inflight)
-    while not wire.send(frames):
-        wire.wait(0.01)  # our own queue is full: the kernel has stopped reading us
-        if wire.is_kernel_dead():
+    while not wire.send(frame):
+        if wire.wait(0.01):  # our own queue is full: the kernel has stopped reading us, or has cut us off
             sys.exit(1)
     call = flood[number % 2]
 print(f"flooder sent {count} calls", flush=True)

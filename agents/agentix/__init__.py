@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentix import errors
-from agentix.agent import Agent
+from agentix.agent import Agent, Task
 from agentix.calls import Exit, Message, Reply
 from agentix.errors import AgentixError, KernelGone, NoKernel
 
@@ -25,6 +25,7 @@ __all__ = [
     "Message",
     "NoKernel",
     "Reply",
+    "Task",
     "errors",
 ]
 

@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from agentix import calls
-from agentix.calls import (
-    Call,
-    Exit,
-    Memory,
-    Message,
-    Policies,
-    Prompt,
-    Reply,
-    Sampling,
-    Schedule,
-    Segment,
-)
-from agentix.errors import AgentixError, KernelGone, TimedOut, error_of
+from agentix.calls import Call, Exit, Message, Policies, Schedule
+from agentix.channel import Channel
+from agentix.errors import AgentixError, KernelGone, NoSuchChild, NoSuchTask, error_of
+from agentix.llm import Llm
+from agentix.memory import Mem
 from kernel.abi.address import kernel_name
 from kernel.abi.errors import KernelError
 
 if TYPE_CHECKING:
     from agentix.client import Connection
-    from agentix.mux import Inflight
 
 HELLO_S = 30.0
 LEAVE_S = 1.0  # how long leaving politely may take
@@ -84,11 +75,21 @@ class Agent:
         name: str = "",
         env: Mapping[str, str] | None = None,
         priority: int | None = None,
+        capabilities: Sequence[str] = (),
         timeout: float | None = None,
     ) -> Child:
-        """Start a Python script as a child task, in this process's folder. Raises InvalidValue, TryAgain."""
-        call = calls.spawn(self._connection.kernel, script, args, name, env, priority)
+        """Start a Python script as a child task, in this process's folder.
+
+        `capabilities` are what it may do beyond the usual, such as "task.create": among our own. Raises
+        InvalidValue, PermissionDenied, TryAgain.
+        """
+        kernel = self._connection.kernel
+        call = calls.spawn(kernel, script, args, name, env, priority, capabilities)
         return Child(self, self._call(call, timeout), name)
+
+    def task(self, name: str = "", priority: int | None = None, *, timeout: float | None = None) -> Task:
+        """Create a task without a process, for a `with` block. Raises PermissionDenied, TryAgain."""
+        return Task(self._connection, name, priority, timeout=timeout)
 
     def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
@@ -129,110 +130,6 @@ class Agent:
         return self._connection.call(call, timeout)
 
 
-class Llm:
-    """Generation. `prompt` is a text, a list of tokens, or a list of messages {"role", "content"}."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def generate(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> Reply:
-        """Generate text and wait for all of it. Raises PromptTooLong, TryAgain, TimedOut, ModelFailed."""
-        return self._connection.call(calls.generate(prompt, options), timeout)
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        timeout: float | None = None,
-        **options: Unpack[Sampling],
-    ) -> Reply:
-        """Generate the next message of a chat."""
-        return self.generate(messages, timeout=timeout, **options)
-
-    def stream(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> Stream:
-        """Generate text piece by piece; leaving the loop early cancels the rest."""
-        call = calls.generate(prompt, options, stream=True)
-        return Stream(self._connection, self._connection.submit(call, timeout), timeout)
-
-    def submit(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> Pending:
-        """Start generating and return at once: an agent may have several requests in flight."""
-        call = calls.generate(prompt, options, stream=True)
-        return Pending(self._connection, self._connection.submit(call, timeout), timeout)
-
-
-class Pending:
-    """A generation in flight. Iterate it for its pieces, or take its result, or both."""
-
-    def __init__(self, connection: Connection, inflight: Inflight, timeout: float | None) -> None:
-        from agentix.client import until
-
-        self._connection = connection
-        self._inflight = inflight
-        self._until_s = until(timeout)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether result() would return or raise at once, as far as has been read."""
-        return self._inflight.is_done
-
-    def result(self, timeout: float | None = None) -> Reply:
-        """Wait for the reply. Raises TimedOut after `timeout` seconds; the request then goes on."""
-        from agentix.client import until
-
-        if timeout is not None:
-            until_s = until(timeout)
-            if not self._connection.wait(lambda: self._inflight.is_done, until_s):
-                raise TimedOut(f"llm.generate: no reply within {timeout:g} s")
-        return self._connection.finish(self._inflight, self._until_s)
-
-    def cancel(self) -> bool:
-        """End the request; result() then raises Cancelled. False when it had ended already."""
-        if self._inflight.is_done:
-            return False
-        return self._connection.call(calls.cancel(self._inflight.id))
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        inflight = self._inflight
-        while True:
-            while inflight.chunks:
-                if text := inflight.chunks.popleft()["text"]:
-                    return text
-            if inflight.is_done:
-                inflight.value()
-                raise StopIteration
-            self._wait_for_piece()
-
-    def _wait_for_piece(self) -> None:
-        inflight = self._inflight
-        try:
-            if not self._connection.wait(lambda: bool(inflight.chunks) or inflight.is_done, self._until_s):
-                raise TimedOut("llm.generate: the kernel did not answer in time")
-        except BaseException:
-            self._connection.drop(inflight)
-            raise
-
-
-class Stream(Pending):
-    """The pieces of a generation; closing it, or dropping it unfinished, cancels the request."""
-
-    def close(self) -> None:
-        """Cancel what has not come yet."""
-        if not self.is_done:
-            self._connection.drop(self._inflight)
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class Child:
     """A task that this one spawned."""
 
@@ -254,29 +151,68 @@ class Child:
         self._parent.send(self.pid, data, timeout=timeout)
 
 
-class Mem:
-    """Shared-memory segments of this task."""
+class Task:
+    """A task without a process: an agent that this process thinks for, one of as many as it likes.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        with me.task("critic", priority=10) as critic:
+            print(critic.llm.generate("What is wrong with it?", max_tokens=40).text)
 
-    def create(self, name: str, size_bytes: int, *, timeout: float | None = None) -> Segment:
-        """Make a zeroed segment. Raises AlreadyExists, OutOfMemory."""
-        return self._connection.call(calls.mem_create(name, size_bytes), timeout)
+    It is scheduled, accounted and limited on its own, has a mailbox and memory of its own, and ends with the
+    block, with `close`, or with its holder. An operator holds tasks too: Task(connection, "critic").
+    """
 
-    def stat(self, *, timeout: float | None = None) -> Memory:
-        """This task's segments, what they use and what it may use."""
-        return self._connection.call(calls.mem_stat(), timeout)
+    def __init__(
+        self,
+        connection: Connection,
+        name: str = "",
+        priority: int | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Create it, held by whoever greeted the kernel on this connection. See Agent.task."""
+        self.name = name
+        self._holder = connection
+        self._is_closed = False
+        self.pid: int = connection.call(calls.task_create(name, priority), timeout)
+        self._channel = Channel(connection, self.pid)
+        self.llm = Llm(self._channel)
+        self.mem = Mem(self._channel)
+        self.sched = Sched(self._channel)
 
-    def unlink(self, name: str, *, timeout: float | None = None) -> None:
-        """Remove a segment. Raises NoSuchSegment."""
-        self._connection.call(calls.mem_unlink(name), timeout)
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(AgentixError):
+            self.close()
+
+    def close(self, *, timeout: float | None = LEAVE_S) -> None:
+        """End it and reap it: its requests are cancelled, its memory goes. Raises TimedOut."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with suppress(NoSuchTask):  # it was killed
+            self._channel.call(calls.leave(0), timeout)
+        with suppress(NoSuchChild):  # somebody waited for it already
+            self._holder.call(calls.wait(self.pid, timeout), timeout)
+
+    def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
+        """Send plain data as this task: see Agent.send."""
+        self._channel.call(calls.send(to, data, timeout), timeout)
+
+    def recv(self, *, timeout: float | None = None) -> Message:
+        """Take the oldest message sent to this task: see Agent.recv."""
+        return self._channel.receive(timeout)
+
+    def log(self, text: str, *, timeout: float | None = None) -> None:
+        """Append a line to this task's log."""
+        self._channel.call(calls.log(text), timeout)
 
 
 class Sched:
     """How this task, or a child, is scheduled."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection | Channel) -> None:
         self._connection = connection
 
     def set(

@@ -6,15 +6,14 @@ parameters agree with agent.py (a test compares them); cancelling a task that aw
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from agentix import calls
+from agentix import calls, memory
 from agentix.agent import HELLO_S, LEAVE_S, chosen_kernel, show_errors_in_one_line
+from agentix.aio_client import AsyncConnection
 from agentix.calls import (
     Call,
     Exit,
@@ -27,114 +26,17 @@ from agentix.calls import (
     Schedule,
     Segment,
 )
-from agentix.errors import AgentixError, KernelGone, TimedOut
-from agentix.mux import Inflight, Mux
-from agentix.transport import Transport
-from kernel.abi.codec import PROTOCOL_VERSION
+from agentix.channel import Channel
+from agentix.errors import AgentixError, NoSuchChild, NoSuchTask, TimedOut
+from agentix.mux import Inflight
 
-GRACE_S = 1.0  # as in client.py
+if TYPE_CHECKING:
+    import mmap
 
+    import numpy
+    from numpy.typing import DTypeLike
 
-class AsyncConnection:
-    """client.py's Connection for one event loop. Made, used and closed in it."""
-
-    def __init__(self, role: str, kernel: str) -> None:
-        self.kernel = kernel
-        self._transport = Transport(role, kernel)
-        self._mux = Mux()
-        self._backlog: deque[list[bytes]] = deque()  # frames that the socket had no room for
-        self._loop = asyncio.get_running_loop()
-        self._process = os.getpid()
-        self._is_closed = False
-        for fd in (self._transport.fd, self._transport.pidfd):
-            self._loop.add_reader(fd, self._pump)
-
-    async def call(self, call: Call, timeout: float | None = None) -> Any:
-        return await self.finish(self.submit(call, timeout), self.until(timeout))
-
-    def submit(self, call: Call, timeout: float | None = None) -> Inflight:
-        if os.getpid() != self._process:
-            raise RuntimeError(f"this agent was made in process {self._process}, before a fork")
-        inflight, frames = self._mux.start(call, calls.deadline_ms(call, timeout))
-        inflight.waiter = asyncio.Event()
-        self._backlog.append(frames)
-        self._pump()
-        return inflight
-
-    async def finish(self, inflight: Inflight, until_s: float | None) -> Any:
-        try:
-            if not await self.wait(inflight, lambda: inflight.is_done, until_s):
-                raise TimedOut(f"{inflight.call.method}: the kernel did not answer in time")
-        except BaseException:
-            self.drop(inflight)
-            raise
-        return inflight.value()
-
-    async def receive(self, timeout: float | None) -> Any:
-        until_s = self.until(timeout)
-        while True:
-            adopted = self._mux.adopt()
-            left = timeout if until_s is None else max(0.0, until_s - GRACE_S - self._loop.time())
-            inflight = adopted or self.submit(calls.recv(left), left)
-            try:
-                return await self.finish(inflight, until_s)
-            except TimedOut:
-                if adopted is None or left == 0:
-                    raise
-
-    async def wait(
-        self, inflight: Inflight, is_ready: Callable[[], bool], until_s: float | None
-    ) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(until_s):
-                while not is_ready():
-                    inflight.waiter.clear()
-                    await inflight.waiter.wait()
-        return is_ready()
-
-    def until(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self._loop.time() + timeout + GRACE_S
-
-    def drop(self, inflight: Inflight) -> None:
-        if self._is_closed or os.getpid() != self._process:
-            return
-        if not self._mux.forget(inflight) or inflight.call.method != "llm.generate":
-            return
-        with suppress(AgentixError, RuntimeError):  # the loop may be closed: a destructor comes at any time
-            cancel, frames = self._mux.start(calls.cancel(inflight.id))
-            self._mux.forget(cancel)
-            self._backlog.append(frames)
-            self._loop.call_soon(self._pump)
-
-    def close(self) -> None:
-        if self._is_closed or os.getpid() != self._process:
-            return
-        self._is_closed = True
-        for fd in (self._transport.fd, self._transport.pidfd):
-            self._loop.remove_reader(fd)
-        self._end(KernelGone("this connection was closed"))
-        self._transport.close()
-
-    def _pump(self) -> None:
-        if self._is_closed:
-            return
-        is_dead = self._transport.is_kernel_dead()
-        while self._backlog and self._transport.send(self._backlog[0]):
-            self._backlog.popleft()
-        for frames in self._transport.receive():
-            moved = self._mux.feed(frames)
-            if moved is not None and moved.waiter is not None:
-                moved.waiter.set()
-        if is_dead:
-            self._loop.remove_reader(self._transport.pidfd)  # it stays readable for ever
-            self._end(
-                KernelGone(f"kernel {self.kernel!r} (pid {self._transport.kernel_pid}) has died")
-            )
-
-    def _end(self, error: AgentixError) -> None:
-        for inflight in self._mux.end(error):
-            if inflight.waiter is not None:
-                inflight.waiter.set()
+    from agentix.memory import Shape
 
 
 class AsyncAgent:
@@ -149,11 +51,11 @@ class AsyncAgent:
         show_errors_in_one_line()
         self._connection = AsyncConnection("agent", self._kernel or chosen_kernel())
         try:
-            greeting = calls.hello(self.name, PROTOCOL_VERSION)
-            hello = await self._connection.call(greeting, self._timeout)
+            await self._connection.greet(self.name, self._timeout)
         except BaseException:
             self._connection.close()
             raise
+        hello = self._connection.hello
         self.pid: int = hello["pid"]
         self.model: str = hello["model"]
         self.window_tokens: int = hello["window_tokens"]
@@ -178,10 +80,17 @@ class AsyncAgent:
         name: str = "",
         env: Mapping[str, str] | None = None,
         priority: int | None = None,
+        capabilities: Sequence[str] = (),
         timeout: float | None = None,
     ) -> AsyncChild:
-        call = calls.spawn(self._connection.kernel, script, args, name, env, priority)
+        kernel = self._connection.kernel
+        call = calls.spawn(kernel, script, args, name, env, priority, capabilities)
         return AsyncChild(self, await self._call(call, timeout), name)
+
+    def task(
+        self, name: str = "", priority: int | None = None, *, timeout: float | None = None
+    ) -> AsyncTask:
+        return AsyncTask(self._connection, name, priority, timeout=timeout)
 
     async def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         return await self._call(calls.wait(pid, timeout), timeout)
@@ -216,7 +125,7 @@ class AsyncAgent:
 class AsyncLlm:
     """Llm for asyncio; stream and submit return at once, as in agent.py, and need no await."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection | Channel) -> None:
         self._connection = connection
 
     async def generate(
@@ -249,7 +158,9 @@ class AsyncLlm:
 class AsyncPending:
     """Pending for asyncio."""
 
-    def __init__(self, connection: AsyncConnection, inflight: Inflight, timeout: float | None) -> None:
+    def __init__(
+        self, connection: AsyncConnection | Channel, inflight: Inflight, timeout: float | None
+    ) -> None:
         self._connection = connection
         self._inflight = inflight
         self._until_s = connection.until(timeout)
@@ -326,10 +237,59 @@ class AsyncChild:
         await self._parent.send(self.pid, data, timeout=timeout)
 
 
+class AsyncTask:
+    """Task for asyncio: `async with me.task("critic") as critic:` creates it."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        name: str = "",
+        priority: int | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        self.name = name
+        self._holder = connection
+        self._priority = priority
+        self._timeout = timeout
+        self._is_closed = False
+
+    async def __aenter__(self) -> AsyncTask:
+        call = calls.task_create(self.name, self._priority)
+        self.pid: int = await self._holder.call(call, self._timeout)
+        self._channel = Channel(self._holder, self.pid)
+        self.llm = AsyncLlm(self._channel)
+        self.mem = AsyncMem(self._channel)
+        self.sched = AsyncSched(self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(AgentixError):
+            await self.close()
+
+    async def close(self, *, timeout: float | None = LEAVE_S) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with suppress(NoSuchTask):
+            await self._channel.call(calls.leave(0), timeout)
+        with suppress(NoSuchChild):
+            await self._holder.call(calls.wait(self.pid, timeout), timeout)
+
+    async def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
+        await self._channel.call(calls.send(to, data, timeout), timeout)
+
+    async def recv(self, *, timeout: float | None = None) -> Message:
+        return await self._channel.receive(timeout)
+
+    async def log(self, text: str, *, timeout: float | None = None) -> None:
+        await self._channel.call(calls.log(text), timeout)
+
+
 class AsyncMem:
     """Mem for asyncio."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection | Channel) -> None:
         self._connection = connection
 
     async def create(self, name: str, size_bytes: int, *, timeout: float | None = None) -> Segment:
@@ -341,11 +301,40 @@ class AsyncMem:
     async def unlink(self, name: str, *, timeout: float | None = None) -> None:
         await self._connection.call(calls.mem_unlink(name), timeout)
 
+    async def map(
+        self, name: str, *, writable: bool = True, timeout: float | None = None
+    ) -> mmap.mmap:
+        segment = memory.find(await self.stat(timeout=timeout), name)
+        return await self._connection.map(*memory.request(segment, writable), timeout)
+
+    async def array(
+        self,
+        name: str,
+        shape: Shape | None = None,
+        dtype: DTypeLike = "float32",
+        *,
+        writable: bool = True,
+        timeout: float | None = None,
+    ) -> numpy.ndarray:
+        if shape is not None:
+            size_bytes = memory.array_bytes(shape, dtype)
+            segment = await self.create(name, size_bytes, timeout=timeout)
+            try:
+                mapped = await self._connection.map(*memory.request(segment, True), timeout)
+                array = memory.place_array(mapped, shape, dtype)
+            except BaseException:
+                with suppress(AgentixError):
+                    await self.unlink(name, timeout=timeout)
+                raise
+            if writable:
+                return array
+        return memory.find_array(await self.map(name, writable=writable, timeout=timeout), name)
+
 
 class AsyncSched:
     """Sched for asyncio."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection | Channel) -> None:
         self._connection = connection
 
     async def set(

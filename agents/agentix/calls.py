@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -17,6 +18,7 @@ from kernel.abi import codec
 from kernel.abi.address import NAME_VARIABLE
 
 MAX_TIMEOUT_MS = (1 << 40) - 1  # a header's deadline has as many bits
+MAX_TOKEN = (1 << 32) - 1
 MAX_MAIL_BYTES = 64 << 10  # as the kernel has it; checked here to spare the trip
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]  # text, tokens, or messages of a chat
@@ -68,6 +70,7 @@ class Segment(NamedTuple):
 
     name: str
     size_bytes: int
+    segment: int  # its number, by which its descriptor is asked for
 
 
 class Memory(NamedTuple):
@@ -100,6 +103,7 @@ class Call(NamedTuple):
     method: str
     body: dict[str, Any]
     decode: Callable[[dict[str, Any]], Any]
+    task: int | None = None  # the pid of a held task in whose name it is made; None: the caller's own
 
 
 def _nothing(_: dict[str, Any]) -> None:
@@ -141,14 +145,31 @@ def plain(method: str, **fields: Any) -> Call:
 def generate(prompt: Prompt, options: Mapping[str, Any], stream: bool = False) -> Call:
     if isinstance(prompt, str):
         body: dict[str, Any] = {"prompt": prompt}
-    elif prompt and isinstance(prompt[0], Mapping):
+    elif len(prompt) and isinstance(prompt[0], Mapping):
         body = {"messages": [dict(message) for message in prompt]}  # type: ignore[call-overload]
     else:
-        body = {"tokens": list(prompt)}
+        body = {"tokens": pack_tokens(prompt)}  # type: ignore[arg-type]
     body.update(given(**options))
     if stream:
         body["stream"] = True
     return Call("llm.generate", body, _reply)
+
+
+def pack_tokens(tokens: Sequence[int]) -> bytes:
+    """Tokens as the wire has them, 4 bytes little-endian each: a message holds few values, but long ones.
+
+    Raises InvalidValue for the first that is no int from 0 to 2^32-1.
+    """
+    try:
+        return struct.pack(f"<{len(tokens)}I", *tokens)
+    except struct.error:
+        for index, token in enumerate(tokens):
+            try:
+                struct.pack("<I", token)
+            except struct.error:
+                text = f"tokens[{index}] is {ascii(token)[:80]}, wanted an int from 0 to {MAX_TOKEN}"
+                raise InvalidValue(text) from None
+        raise
 
 
 def _reply(body: dict[str, Any]) -> Reply:
@@ -157,8 +178,9 @@ def _reply(body: dict[str, Any]) -> Reply:
     )
 
 
-def cancel(call_id: int) -> Call:
-    return Call("llm.cancel", {"call": call_id}, lambda body: bool(body["cancelled"]))
+def cancel(call_id: int, task: int | None = None) -> Call:
+    """Of a call that was made in this task's name."""
+    return Call("llm.cancel", {"call": call_id}, lambda body: bool(body["cancelled"]), task)
 
 
 def tokenize(text: str, with_special: bool) -> Call:
@@ -167,7 +189,7 @@ def tokenize(text: str, with_special: bool) -> Call:
 
 
 def detokenize(tokens: Sequence[int]) -> Call:
-    return Call("llm.detokenize", {"tokens": list(tokens)}, lambda answer: answer["text"])
+    return Call("llm.detokenize", {"tokens": pack_tokens(tokens)}, lambda answer: answer["text"])
 
 
 def spawn(
@@ -177,9 +199,10 @@ def spawn(
     name: str,
     env: Mapping[str, str] | None,
     priority: int | None,
+    capabilities: Sequence[str] = (),
 ) -> Call:
     """A script's path is seen from the caller's folder, in which the child starts too."""
-    body = given(priority=priority)
+    body = given(priority=priority, capabilities=list(capabilities) or None)
     body |= {
         "script": os.path.abspath(script),
         "args": [str(arg) for arg in args],
@@ -188,6 +211,11 @@ def spawn(
         "cwd": os.getcwd(),
     }
     return Call("proc.spawn", body, lambda answer: answer["pid"])
+
+
+def task_create(name: str, priority: int | None) -> Call:
+    body = {"name": name} | given(priority=priority)
+    return Call("task.create", body, lambda answer: answer["pid"])
 
 
 def leave(status: int) -> Call:
@@ -235,7 +263,7 @@ def mem_create(name: str, size_bytes: int) -> Call:
 
 
 def _segment(body: dict[str, Any]) -> Segment:
-    return Segment(body["name"], body["size_bytes"])
+    return Segment(body["name"], body["size_bytes"], body["segment"])
 
 
 def mem_stat() -> Call:

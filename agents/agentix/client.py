@@ -7,6 +7,7 @@ is held for whatever touches the socket or the mux, and given up only to sleep; 
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -27,11 +28,6 @@ HAS_CPUS = len(os.sched_getaffinity(0)) > 1  # else the kernel could not answer 
 FULL_S = 0.05  # how often a full queue is tried again at least
 
 
-def until(timeout: float | None) -> float | None:
-    """When to stop waiting for a call with this timeout, on the monotonic clock."""
-    return None if timeout is None else time.monotonic() + timeout + GRACE_S
-
-
 class Connection:
     """A greeted connection to the kernel called `kernel`."""
 
@@ -42,7 +38,7 @@ class Connection:
         self._mux = Mux()
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
-        self._has_kernel_died = False  # seen by whoever slept on the socket
+        self._is_lost = False  # seen by whoever slept on the socket
         self._is_led = False  # a thread sleeps on the socket, without the lock
         self._dropped: deque[Inflight] = deque()  # given up where the lock was not to be had
         self._process = os.getpid()
@@ -61,7 +57,17 @@ class Connection:
         """Make a call and wait for its answer. Raises its error, TimedOut or KernelGone."""
         inflight = self.submit(call, timeout)
         self._spin(inflight)
-        return self.finish(inflight, until(timeout))
+        return self.finish(inflight, self.until(timeout))
+
+    def map(self, kind: int, number: int, what: str, timeout: float | None = None) -> mmap.mmap:
+        """Map memory of the kernel's: see SideChannel.map. Other threads go on meanwhile."""
+        self._check_process()
+        return self._transport.side_channel.map(kind, number, what, timeout)
+
+    @staticmethod
+    def until(timeout: float | None) -> float | None:
+        """When to stop waiting for a call with this timeout, on the monotonic clock."""
+        return None if timeout is None else time.monotonic() + timeout + GRACE_S
 
     def _spin(self, inflight: Inflight) -> None:
         """Look for the answer about as long as falling asleep and waking up takes: most have come by then."""
@@ -77,9 +83,11 @@ class Connection:
         self._check_process()
         deadline_ms = calls.deadline_ms(call, timeout)
         with self._news:
-            inflight, frames = self._mux.start(call, deadline_ms)
+            inflight, frame = self._mux.start(call, deadline_ms)
             try:
-                while not self._transport.send(frames):  # the kernel reads more slowly than we write
+                if self._transport.needs_ring(frame):
+                    self._transport.open_ring(self.hello["connection"], timeout)
+                while not self._transport.send(frame):  # the kernel reads more slowly than we write
                     self._pump()
                     if inflight.error is not None:
                         raise inflight.error
@@ -102,14 +110,14 @@ class Connection:
             raise
         return inflight.value()
 
-    def receive(self, timeout: float | None) -> Any:
-        """ipc.recv, which first takes what came for a receive that was given up."""
-        until_s = until(timeout)
+    def receive(self, timeout: float | None, task: int | None = None) -> Any:
+        """ipc.recv in a task's name, which first takes what came for a receive that was given up."""
+        until_s = self.until(timeout)
         while True:
             with self._lock:
-                adopted = self._mux.adopt()
+                adopted = self._mux.adopt(task)
             left = timeout if until_s is None else max(0.0, until_s - GRACE_S - time.monotonic())
-            inflight = adopted or self.submit(calls.recv(left), left)
+            inflight = adopted or self.submit(calls.recv(left)._replace(task=task), left)
             try:
                 return self.finish(inflight, until_s)
             except TimedOut:
@@ -161,11 +169,10 @@ class Connection:
         if self._is_closed:
             return
         has_news = False
-        for frames in self._transport.receive():
-            has_news |= self._mux.feed(frames) is not None
-        if self._has_kernel_died:
-            error = KernelGone(f"kernel {self.kernel!r} (pid {self.kernel_pid}) has died")
-            has_news |= bool(self._mux.end(error))
+        for frame in self._transport.receive():
+            has_news |= bool(self._mux.feed(frame))
+        if self._is_lost and not self._mux.is_over:
+            has_news |= bool(self._mux.end(self._transport.obituary()))
         if self._dropped:
             self._cancel_dropped()
         if has_news:
@@ -180,11 +187,11 @@ class Connection:
         self._is_led = True
         self._lock.release()
         try:
-            has_died = self._transport.wait(timeout_s)
+            is_lost = self._transport.wait(timeout_s)
         finally:
             self._lock.acquire()
             self._is_led = False
-        self._has_kernel_died |= has_died
+        self._is_lost |= is_lost
 
     def _cancel_dropped(self) -> None:
         while self._dropped:
@@ -192,11 +199,11 @@ class Connection:
             if not self._mux.forget(inflight) or inflight.call.method != "llm.generate":
                 continue
             try:
-                cancel, frames = self._mux.start(calls.cancel(inflight.id))
+                cancel, frame = self._mux.start(calls.cancel(inflight.id, inflight.call.task))
             except AgentixError:
                 return
             self._mux.forget(cancel)
-            self._transport.send(frames)  # if the queue is full, the request runs to its own end
+            self._transport.send(frame)  # if the queue is full, the request runs to its own end
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

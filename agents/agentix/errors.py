@@ -86,7 +86,7 @@ class PromptTooLong(AgentixError):
 
 
 class BrokenPipe(AgentixError):
-    """EPIPE: the task at the other end is gone."""
+    """EPIPE: the task at the other end is gone, or the kernel closes a connection that does not read."""
 
     errno = Errno.EPIPE
 
@@ -133,7 +133,7 @@ BY_ERRNO: dict[int, type[AgentixError]] = {
 
 
 class KernelGone(AgentixError):
-    """The kernel that this agent talked to has died; every call in flight ends with this."""
+    """The kernel has died, or closed the connection without a reason; every call in flight ends with this."""
 
     errno = Errno.EPIPE
 

@@ -1,12 +1,14 @@
 """Many calls over one connection: ids, who waits for what, chunks in order. No socket, no clock, no thread.
 
-Who uses it: client.py and aio.py hand it what came and send what it makes. What must hold: a call ends in
-exactly one outcome; an answer to an id that nobody waits for is dropped; after the end no call waits.
+Who uses it: client.py and aio_client.py hand it what came and send what it makes. What must hold: a call ends
+in exactly one outcome; an answer to an id that nobody waits for is dropped; after the end no call waits; a
+message for one task never goes to another.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from agentix.calls import Call
@@ -57,41 +59,52 @@ class Mux:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def start(self, call: Call, deadline_ms: int | None = None) -> tuple[Inflight, list[bytes]]:
-        """Return a new call and the frames to send. Raises the connection's end, or MessageTooLong."""
+    @property
+    def is_over(self) -> bool:
+        return self._end is not None
+
+    def start(self, call: Call, deadline_ms: int | None = None) -> tuple[Inflight, bytes]:
+        """Return a new call and the message to send. Raises the connection's end, or MessageTooLong."""
         if self._end is not None:
             raise self._end.with_traceback(None)
-        frames = codec.encode_call(self._last_id + 1, call.method, call.body, deadline_ms)
-        if len(frames[2]) > codec.MAX_BODY_BYTES:
-            text = f"{call.method}: body is {len(frames[2])} bytes, the limit is {codec.MAX_BODY_BYTES}"
+        frame = codec.encode_call(self._last_id + 1, call.method, call.body, deadline_ms, call.task)
+        if len(frame) > codec.MAX_MESSAGE_BYTES:
+            text = f"{call.method}: message is {len(frame)} bytes, the limit is {codec.MAX_MESSAGE_BYTES}"
             raise MessageTooLong(text)
         self._last_id += 1
         inflight = Inflight(self._last_id, call)
         self._calls[inflight.id] = inflight
-        return inflight, frames
+        return inflight, frame
 
-    def feed(self, frames: list[bytes]) -> Inflight | None:
-        """Take a message that came; return the call that it moved, or None when nobody waits for it."""
+    def feed(self, frame: bytes) -> Sequence[Inflight]:
+        """Take a message that came; return the calls that it moved: none, one, or all of them.
+
+        An error with id 0 is the reason why the kernel closes the connection.
+        """
         try:
-            answer = codec.decode_answer(frames)
+            answer = codec.decode_answer(frame)
         except KernelError:
-            return None
+            return ()
         inflight = self._calls.get(answer.id)
-        if inflight is None:
-            return None
-        if answer.kind == "chunk":
-            if answer.seq != inflight.next_seq:
-                text = f"{inflight.call.method}: chunk {answer.seq} came, wanted {inflight.next_seq}"
-                self._finish(inflight, None, BadMessage(text))
-            else:
-                inflight.next_seq += 1
-                inflight.chunks.append(answer.body)
+        if answer.kind == "error":
+            number, text = answer.body.get("errno", 0), answer.body.get("text", "unknown error")
+            error = error_of(number, str(text))
+            if answer.id == 0:
+                return self.end(error)
+            if inflight is None:
+                return ()
+            self._finish(inflight, None, error)
+        elif inflight is None:
+            return ()
         elif answer.kind == "reply":
             self._finish(inflight, answer.body, None)
+        elif answer.seq != inflight.next_seq:
+            text = f"{inflight.call.method}: chunk {answer.seq} came, wanted {inflight.next_seq}"
+            self._finish(inflight, None, BadMessage(text))
         else:
-            number, text = answer.body.get("errno", 0), answer.body.get("text", "unknown error")
-            self._finish(inflight, None, error_of(number, str(text)))
-        return inflight
+            inflight.next_seq += 1
+            inflight.chunks.append(answer.body)
+        return (inflight,)
 
     def forget(self, inflight: Inflight) -> bool:
         """Stop waiting for a call; say whether it was still in flight. Its answer will be dropped.
@@ -105,14 +118,19 @@ class Mux:
         return self._calls.pop(inflight.id, None) is not None
 
     def withdraw(self, inflight: Inflight) -> None:
-        """Undo start() for a call whose frames were not sent."""
+        """Undo start() for a call whose message was not sent."""
         self._calls.pop(inflight.id, None)
 
-    def adopt(self) -> Inflight | None:
-        """A receive that was given up and may yet have a message, or has one already."""
-        while self._orphans:
-            inflight = self._orphans.popleft()
-            if inflight.error is None:
+    def refuse(self, inflight: Inflight, error: AgentixError) -> None:
+        """End a call whose message cannot be sent, for somebody who waits for it already."""
+        self._finish(inflight, None, error)
+
+    def adopt(self, task: int | None) -> Inflight | None:
+        """A receive in this task's name that was given up and may yet have a message, or has one already."""
+        self._orphans = deque(orphan for orphan in self._orphans if orphan.error is None)
+        for inflight in self._orphans:
+            if inflight.call.task == task:
+                self._orphans.remove(inflight)
                 return inflight
         return None
 

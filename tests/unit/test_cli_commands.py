@@ -67,6 +67,15 @@ def test_run_of_an_agent_that_ends_well_prints_nothing_of_its_own(kernel, script
     assert kernel.wait_seen("proc.spawn").body["name"] == "other"
 
 
+def test_run_gives_the_agent_what_it_is_allowed_and_nothing_else(kernel, script):
+    spawning(kernel, "", ends())
+    assert main(["run", script, "--allow", "x"]) == Exit.OK
+    assert "capabilities" not in kernel.wait_seen("proc.spawn").body  # those were the agent's arguments
+    assert main(["run", "--allow", "task.create", "--allow", "other", script]) == Exit.OK
+    spawned = [call.body for call in kernel.seen if call.method == "proc.spawn"]
+    assert spawned[1]["capabilities"] == ["task.create", "other"]
+
+
 def test_run_of_an_agent_killed_by_a_signal_ends_as_shells_do(kernel, script):
     spawning(kernel, "", ends(status=None, signal=9))
     assert main(["run", script]) == 128 + 9

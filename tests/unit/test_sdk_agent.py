@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_sdk_fake_kernel import PATIENCE_S, Call, FakeKernel, reply_of, running_kernel
+from test_sdk_fake_kernel import PATIENCE_S, Call, FakeKernel, reply_of, running_kernel, watch_full
 
 from agentix import Agent, AgentixError, KernelGone, NoKernel, calls, errors
 from kernel.abi import codec
@@ -200,17 +200,17 @@ def test_a_child_is_spawned_by_absolute_path_and_waited_for(kernel: FakeKernel, 
 def test_memory_and_scheduling_calls_answer_named_values(kernel: FakeKernel, me: Agent):
     attributes = {"pid": 77, "priority": 5, "policy": "rr", "quantum_tokens": 32}
     kernel.on |= {
-        "mem.create": lambda call: call.reply(call.body),
+        "mem.create": lambda call: call.reply(call.body | {"segment": 4}),
         "mem.stat": lambda call: call.reply(
-            {"segments": [{"name": "s", "size_bytes": 9}], "used_bytes": 9, "limit_bytes": 99}
+            {"segments": [{"name": "s", "size_bytes": 9, "segment": 4}], "used_bytes": 9, "limit_bytes": 99}
         ),
         "sched.setattr": lambda call: call.reply(attributes),
         "sched.getpolicies": lambda call: call.reply(
             {"policies": [{"name": "rr", "doc": "in turn"}], "current": "rr"}
         ),
     }
-    assert me.mem.create("s", 1 << 20).size_bytes == 1 << 20
-    assert me.mem.stat().segments[0].name == "s"
+    assert me.mem.create("s", 1 << 20) == ("s", 1 << 20, 4)
+    assert me.mem.stat().segments == (("s", 9, 4),)
     assert me.sched.set(priority=5).priority == 5
     assert me.sched.policies().docs == {"rr": "in turn"}
 
@@ -242,17 +242,20 @@ def test_a_thread_that_waits_long_gets_its_answer_though_others_come_and_go(kern
     assert got == [(1, "x")]
 
 
-def test_calls_wait_while_the_kernel_does_not_read_and_none_is_lost(kernel: FakeKernel, me: Agent):
-    count, is_reading = 5000, threading.Event()  # more than the queues of both ends hold
+def test_calls_wait_while_the_kernel_does_not_read_and_none_is_lost(
+    kernel: FakeKernel, me: Agent, monkeypatch
+):
+    count = 5000  # more than the queues of both ends hold
     kernel.on["log.write"] = lambda call: call.reply({})
-    kernel.later(lambda: is_reading.wait(PATIENCE_S))
-    sent = []
-    sender = in_thread(
-        lambda: sent.extend(me._connection.submit(calls.log(str(number))) for number in range(count))
-    )
-    while len(sent) < 1000 and sender.is_alive():
-        sender.join(0.01)
-    is_reading.set()
+    is_full, go_on = watch_full(monkeypatch), kernel.halt()
+
+    def send_all() -> None:
+        for number in range(count):
+            me._connection.submit(calls.log(str(number)))
+
+    sender = in_thread(send_all)
+    assert is_full.wait(PATIENCE_S)
+    go_on.set()
     sender.join()
     me.log("last")
     lines = [call.body["text"] for call in kernel.seen if call.method == "log.write"]
@@ -331,7 +334,8 @@ def mortal():
         process.kill()
 
 
-def test_agents_of_a_killed_kernel_do_not_hang(mortal):
+def test_agents_of_a_killed_kernel_do_not_hang(mortal, monkeypatch):
+    monkeypatch.setattr("agentix.transport.DYING_S", PATIENCE_S)  # however slowly it dies
     name, process = mortal
     agent = Agent("a", kernel=name)
     killer = in_thread(lambda: process.stdout.readline() and process.kill())

@@ -1,6 +1,7 @@
 """AsyncAgent: the same names as Agent, and the same behaviour with async and await."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 
@@ -8,19 +9,21 @@ import pytest
 from test_sdk_agent import mortal  # noqa: F401
 from test_sdk_fake_kernel import PATIENCE_S, reply_of, running_kernel
 
-from agentix import AsyncAgent, KernelGone, NoKernel, agent, aio, errors
+from agentix import AsyncAgent, KernelGone, NoKernel, agent, aio, errors, llm, memory
 from kernel.abi import codec
 from kernel.abi.errors import Errno
+from kernel.limits import MAX_PROCESS_RINGS
 
 MAIL = {"sender": 3, "data": codec.pack("kept")}
 TWINS = [
     (agent.Agent, aio.AsyncAgent),
-    (agent.Llm, aio.AsyncLlm),
-    (agent.Mem, aio.AsyncMem),
+    (agent.Task, aio.AsyncTask),
     (agent.Sched, aio.AsyncSched),
     (agent.Child, aio.AsyncChild),
-    (agent.Pending, aio.AsyncPending),
-    (agent.Stream, aio.AsyncStream),
+    (llm.Llm, aio.AsyncLlm),
+    (llm.Pending, aio.AsyncPending),
+    (llm.Stream, aio.AsyncStream),
+    (memory.Mem, aio.AsyncMem),
 ]
 
 
@@ -125,7 +128,7 @@ def test_a_message_that_comes_together_with_the_cancellation_is_not_lost(kernel)
 
 
 def test_errors_and_timeouts_are_the_same_classes(kernel, monkeypatch):
-    monkeypatch.setattr("agentix.aio.GRACE_S", 0.01)
+    monkeypatch.setattr("agentix.aio_client.GRACE_S", 0.01)
     kernel.on["proc.kill"] = lambda call: call.fail(Errno.ESRCH, "no task 9")
 
     async def body():
@@ -136,6 +139,91 @@ def test_errors_and_timeouts_are_the_same_classes(kernel, monkeypatch):
                 await me.wait(5, timeout=0.01)
             pending = me.llm.submit("x")
             assert await pending.cancel()
+
+    run(body())
+
+
+@pytest.mark.parametrize("size", [codec.MAX_INLINE_BYTES, codec.MAX_FRAME_BYTES, 3 << 20])
+def test_messages_of_any_length_arrive_whole_and_in_order(kernel, size):
+    kernel.on["llm.generate"] = lambda call: call.reply(reply_of("") | {"text": call.body["prompt"]})
+    kernel.on["llm.tokenize"] = lambda call: call.reply({"tokens": [1]})
+
+    async def body():
+        async with AsyncAgent("a", kernel=kernel.name) as me:
+            prompts = [str(number) * size for number in range(4)]
+            replies = [me.llm.generate(prompt) for prompt in prompts]
+            *replies, tokens = await asyncio.gather(*replies, me.tokenize("x"))
+            assert [reply.text for reply in replies] == prompts
+            assert tokens == [1]
+        assert [call.method for call in kernel.seen][1:-1] == ["llm.generate"] * 4 + ["llm.tokenize"]
+
+    run(body())
+
+
+def test_a_long_message_that_gets_no_ring_fails_alone(kernel):
+    kernel.on["proc.ps"] = lambda call: call.reply({"tasks": []})
+    kernel.on["llm.generate"] = lambda call: call.reply(reply_of("x"))
+
+    async def body():
+        async with contextlib.AsyncExitStack() as stack:
+            agents = [
+                await stack.enter_async_context(AsyncAgent(str(number), kernel=kernel.name))
+                for number in range(MAX_PROCESS_RINGS + 1)
+            ]
+            prompt = "x" * codec.MAX_FRAME_BYTES
+            for me in agents[:-1]:
+                assert (await me.llm.generate(prompt)).text == "x"
+            refused, short, tasks = await asyncio.gather(
+                agents[-1].llm.generate(prompt), agents[-1].llm.generate("x"), agents[-1].ps(),
+                return_exceptions=True,
+            )  # fmt: skip
+            assert isinstance(refused, errors.TryAgain)
+            assert (short.text, tasks) == ("x", [])
+
+    run(body())
+
+
+def test_long_messages_wait_for_room_that_comes_without_news(kernel):
+    kernel.on["llm.generate"] = lambda call: None
+
+    async def body():
+        async with AsyncAgent("a", kernel=kernel.name) as me:
+            requests = [me.llm.submit("x" * 3_900_000) for _ in range(5)]  # the ring holds two
+            await asyncio.to_thread(kernel.wait_seen, "llm.generate", len(requests))
+
+    run(body())
+
+
+def test_the_reason_why_the_kernel_closes_ends_every_await(kernel):
+    async def body():
+        async with AsyncAgent("a", kernel=kernel.name) as me:
+            pending = me.llm.submit("x")
+            task = asyncio.create_task(me.recv())
+            call = await asyncio.to_thread(kernel.take, "ipc.recv")
+            call.close(Errno.EPIPE, "it does not read its answers")
+            for waiting in (task, pending.result(), me.ps()):
+                with pytest.raises(errors.BrokenPipe, match="it does not read its answers"):
+                    await waiting
+
+    run(body())
+
+
+def test_a_connection_that_is_lost_ends_every_await_after_what_came(kernel):
+    async def body():
+        async with AsyncAgent("a", kernel=kernel.name) as me:
+            pending = me.llm.submit("x")
+            task = asyncio.create_task(me.recv())
+            await asyncio.to_thread(kernel.take, "ipc.recv")
+            call = kernel.take("llm.generate")
+            for seq in range(100):
+                call.chunk(seq, "x")
+            call.reply(reply_of("x" * 100))
+            await asyncio.to_thread(kernel.close)
+            assert [piece async for piece in pending] == ["x"] * 100
+            with pytest.raises(KernelGone, match="the kernel closed this connection"):
+                await task
+            with pytest.raises(KernelGone, match="the kernel closed this connection"):
+                await me.ps()
 
     run(body())
 

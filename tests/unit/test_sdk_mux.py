@@ -1,6 +1,7 @@
 """Call ids, chunks and outcomes without a socket; and that bodies agree with the kernel's table of calls."""
 
 import inspect
+import struct
 import subprocess
 import sys
 
@@ -22,11 +23,11 @@ def chunk(call_id, seq, text):
 
 def test_a_call_ends_in_its_first_reply_and_later_answers_are_dropped():
     mux = Mux()
-    inflight, frames = mux.start(GENERATE, 50)
-    assert codec.decode_call(frames) == (1, "llm.generate", GENERATE.body, 50)
-    assert mux.feed(codec.encode_answer(1, "reply", BODY)) is inflight
-    assert mux.feed(codec.encode_answer(1, "reply", {**BODY, "text": "other"})) is None
-    assert mux.feed(codec.encode_error(1, KernelError(Errno.EIO, "late"))) is None
+    inflight, frame = mux.start(GENERATE, 50)
+    assert codec.decode_call(frame) == (1, "llm.generate", GENERATE.body, 50, None)
+    assert mux.feed(codec.encode_answer(1, "reply", BODY)) == (inflight,)
+    assert mux.feed(codec.encode_answer(1, "reply", {**BODY, "text": "other"})) == ()
+    assert mux.feed(codec.encode_error(1, KernelError(Errno.EIO, "late"))) == ()
     assert inflight.value().text == "ab"
     assert len(mux) == 0
 
@@ -53,9 +54,9 @@ def test_a_missing_chunk_is_an_error_and_not_a_hole_in_the_text():
 def test_answers_to_unknown_ids_and_messages_of_no_kernel_are_ignored():
     mux = Mux()
     inflight, _ = mux.start(GENERATE)
-    assert mux.feed(chunk(9, 0, "a")) is None
-    assert mux.feed([b"AGX1", b"\xff", b""]) is None
-    assert mux.feed([b"hello"]) is None
+    assert mux.feed(chunk(9, 0, "a")) == ()
+    assert mux.feed(b"AGX2\xff") == ()
+    assert mux.feed(b"hello") == ()
     assert not inflight.is_done
 
 
@@ -64,7 +65,7 @@ def test_the_answer_to_a_forgotten_call_is_dropped():
     inflight, _ = mux.start(GENERATE)
     assert mux.forget(inflight)
     assert not mux.forget(inflight)
-    assert mux.feed(codec.encode_answer(1, "reply", BODY)) is None
+    assert mux.feed(codec.encode_answer(1, "reply", BODY)) == ()
 
 
 def test_a_receive_that_was_given_up_keeps_its_message_for_the_next_one():
@@ -72,9 +73,9 @@ def test_a_receive_that_was_given_up_keeps_its_message_for_the_next_one():
     inflight, _ = mux.start(calls.recv(None))
     mux.forget(inflight)
     mux.feed(codec.encode_answer(1, "reply", {"sender": 5, "data": codec.pack({"a": [1]})}))
-    assert mux.adopt() is inflight
+    assert mux.adopt(None) is inflight
     assert inflight.value() == (5, {"a": (1,)})
-    assert mux.adopt() is None
+    assert mux.adopt(None) is None
 
 
 def test_a_message_that_came_just_before_its_receive_was_given_up_is_kept_too():
@@ -82,7 +83,7 @@ def test_a_message_that_came_just_before_its_receive_was_given_up_is_kept_too():
     inflight, _ = mux.start(calls.recv(None))
     mux.feed(codec.encode_answer(1, "reply", {"sender": 5, "data": codec.pack("x")}))
     mux.forget(inflight)
-    assert mux.adopt() is inflight
+    assert mux.adopt(None) is inflight
 
 
 def test_after_the_end_every_call_has_it_and_none_can_start():
@@ -95,10 +96,39 @@ def test_after_the_end_every_call_has_it_and_none_can_start():
         mux.start(GENERATE)
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent():
+def test_an_error_without_a_call_is_the_end_of_every_call_and_of_those_to_come():
     mux = Mux()
-    with pytest.raises(errors.MessageTooLong, match=r"llm\.generate: body is"):
-        mux.start(calls.generate("x" * codec.MAX_BODY_BYTES, {}))
+    first, _ = mux.start(GENERATE)
+    second, _ = mux.start(calls.ps())
+    reason = KernelError(Errno.EPIPE, "it does not read its answers")
+    assert mux.feed(codec.encode_error(0, reason)) == [first, second]
+    assert mux.is_over
+    for inflight in (first, second):
+        with pytest.raises(errors.BrokenPipe, match="it does not read its answers"):
+            inflight.value()
+    mux.end(errors.KernelGone("the kernel closed this connection"))  # comes later, and says less
+    with pytest.raises(errors.BrokenPipe, match="it does not read its answers"):
+        mux.start(GENERATE)
+
+
+def test_a_receive_that_was_given_up_by_one_task_is_not_adopted_by_another():
+    mux = Mux()
+    mine, _ = mux.start(calls.recv(None))
+    theirs, frame = mux.start(calls.recv(None)._replace(task=9))
+    assert codec.decode_call(frame).task == 9
+    for inflight in (mine, theirs):
+        mux.forget(inflight)
+    assert mux.adopt(8) is None
+    assert mux.adopt(9) is theirs
+    assert mux.adopt(9) is None
+    assert mux.adopt(None) is mine
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_sent():
+    mux = Mux()
+    text = r"llm\.generate: message is 4194352 bytes, the limit is 4194304"
+    with pytest.raises(errors.MessageTooLong, match=text):
+        mux.start(calls.generate("x" * (codec.MAX_MESSAGE_BYTES + 16), {}))
     assert len(mux) == 0
 
 
@@ -118,7 +148,7 @@ def test_every_errno_has_an_exception_class_of_its_own(number):
 
 
 EXAMPLES = [
-    calls.hello("a", 1),
+    calls.hello("a", 2),
     calls.plain("sys.info"),
     calls.generate("hi", {"max_tokens": 5, "temperature": 0.5, "seed": 3, "stop": ["x"]}, stream=True),
     calls.generate([{"role": "user", "content": "hi"}], {"top_k": 1, "top_p": 0.5, "ignore_end": True}),
@@ -126,7 +156,8 @@ EXAMPLES = [
     calls.cancel(3),
     calls.tokenize("a", True),
     calls.detokenize([1]),
-    calls.spawn("main", "worker.py", [1, "b"], "w", {"A": "b"}, 3),
+    calls.spawn("main", "worker.py", [1, "b"], "w", {"A": "b"}, 3, ["task.create"]),
+    calls.task_create("critic", 3),
     calls.leave(0),
     calls.wait(0, 1.5),
     calls.kill(5, "TERM"),
@@ -145,9 +176,24 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("call", EXAMPLES, ids=lambda call: call.method)
 def test_the_kernel_accepts_the_body_of_every_call(call):
-    frames = codec.encode_call(1, call.method, call.body)
-    decoded = codec.decode_call(frames)
+    decoded = codec.decode_call(codec.encode_call(1, call.method, call.body))
     validate(decoded.method, decoded.body)
+
+
+def test_tokens_are_sent_as_four_bytes_each_however_many_they_are():
+    tokens = [0, 1, 2**32 - 1, *range(200_000)]
+    for call in (calls.generate(tokens, {}), calls.detokenize(tokens)):
+        frame = codec.encode_call(1, call.method, call.body)
+        packed = codec.decode_call(frame).body["tokens"]
+        assert struct.unpack(f"<{len(tokens)}I", packed) == tuple(tokens)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**32, 1.5, "a", None])
+def test_a_token_that_is_none_is_named_by_its_place(wrong):
+    for make in (calls.detokenize, lambda tokens: calls.generate(tokens, {})):
+        with pytest.raises(errors.InvalidValue) as raised:
+            make([7, wrong, 9])
+        assert str(raised.value) == f"tokens[1] is {wrong!r}, wanted an int from 0 to 4294967295"
 
 
 def test_the_sampling_options_are_the_kernels_fields():

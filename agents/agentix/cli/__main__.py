@@ -82,6 +82,9 @@ def make_parser() -> argparse.ArgumentParser:
     command = add("run", "tasks:run", "run a script as an agent and show what it prints")
     command.add_argument("--name", default="", help="of the agent; the script's if left out")
     command.add_argument("--priority", type=int, metavar="NICE", help="-20 first, 19 last")
+    command.add_argument(
+        "--allow", action="append", default=[], metavar="CAPABILITY", help="such as task.create; may be repeated"
+    )
     command.add_argument("--detach", action="store_true", help="print its pid and leave it running")
     command.add_argument("script", metavar="SCRIPT")
     command.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER)

@@ -41,7 +41,9 @@ def run(connection: Connection, options: argparse.Namespace) -> int:
     if not os.path.isfile(options.script):
         raise CommandError(Exit.USAGE, f"run: no script {options.script!r}: give the path of a Python file")
     name = options.name or os.path.splitext(os.path.basename(options.script))[0]
-    call = calls.spawn(connection.kernel, options.script, options.args, name, None, options.priority)
+    call = calls.spawn(
+        connection.kernel, options.script, options.args, name, None, options.priority, options.allow
+    )
     pid = connection.call(call, ANSWER_S)
     if options.detach:
         print(pid)
