@@ -3,6 +3,7 @@
 # make test    the test suite
 # make bench   the benchmarks
 # make prove   the property every figure rests on: the schedule never changes an agent's tokens
+# make fuzz    a million cases against the channel: ZMTP, msgpack, the schema; CASES changes the number
 # make lint    ruff
 # make clean   removes .venv and whatever tools left in this tree
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SETUP_SOURCES := $(addprefix kernel/engine/,install.py build.py buildlog.py buildrun.py hostcpu.py)
 
 .DEFAULT_GOAL := setup
-.PHONY: setup run test bench prove lint clean
+.PHONY: setup run test bench prove fuzz lint clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +39,10 @@ bench: setup
 
 prove: setup
 	@$(BIN)/python -m benchmarks.prove
+
+CASES ?= 1000000
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz --cases $(CASES)
 
 lint: $(BIN)/ruff
 	@$(BIN)/ruff check .
