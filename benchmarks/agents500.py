@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.malformed import rss_bytes
 from benchmarks.models import model_path
 from benchmarks.report import Row, jain, must, only, percentile, progress, result_table
+from benchmarks.rss import rss_bytes
 from benchmarks.stand import Stand, end_on_term
 
 AGENTS, SLOTS, TURNS, PROMPT, GENERATED = 500, 32, 2, 256, 32

@@ -145,7 +145,7 @@ def _play(rig: Rig, chosen: list[tuple[Spec, Answer]], draw: random.Random) -> O
     deaths = sorted(draw.randrange(10, 150) for _ in range(draw.choice([0, 0, 1, 1, 2])))
     pauses = {draw.randrange(120): draw.randrange(len(chosen)) for _ in range(draw.choice([0, 0, 1, 2]))}
     damages = {draw.randrange(20, 150) for _ in range(draw.choice([0, 0, 0, 1]))}
-    peers: dict[int, bytes] = {}
+    peers: dict[int, int] = {}
     paused: list[tuple[int, int]] = []  # (step of its return, number)
     step = 0
     while True:
@@ -177,7 +177,7 @@ def _play(rig: Rig, chosen: list[tuple[Spec, Answer]], draw: random.Random) -> O
     return _judge(rig, chosen, peers)
 
 
-def _judge(rig: Rig, chosen: list[tuple[Spec, Answer]], peers: dict[int, bytes]) -> Outcome:
+def _judge(rig: Rig, chosen: list[tuple[Spec, Answer]], peers: dict[int, int]) -> Outcome:
     totals = rig.kernel.scheduler.totals
     outcome = Outcome(
         requests=len(chosen),
@@ -252,7 +252,7 @@ def is_noticed(engine: LlamaEngine, requests: list[tuple[Spec, Answer]], draw: r
         rig.close()
 
 
-def _answer(rig: Rig, peer: bytes) -> Answer:
+def _answer(rig: Rig, peer: int) -> Answer:
     kind, body = rig.ends.get(peer, ("", {}))
     if kind != "reply":
         raise RuntimeError(f"no reply but {kind or 'nothing'} {body.get('text', '')}")

@@ -23,7 +23,7 @@ from kernel.engine.llama import LlamaEngine
 from kernel.events import CoreAnswer, CoreLost, CoreReady, Event, Message, StepDone
 from shm.segment import Segment
 
-UID = 1000
+BIRTH = 1  # of every process that the rig plays
 
 
 def make_engine(model: str, *, slots: int, window_tokens: int, threads: int = 2) -> LlamaEngine:
@@ -37,10 +37,10 @@ class Rig:
         self.engine = engine
         info = engine.info
         given = {"slots": info.slots, "window_tokens": info.window_tokens, "snapshot_bytes": 1 << 30}
-        self.kernel = Kernel(Config(model=info.model, **(given | config)), pid=1, uid=UID)
+        self.kernel = Kernel(Config(model=info.model, **(given | config)), pid=1)
         self.segments: dict[int, Segment] = {}
-        self.chunks: dict[bytes, list[dict[str, Any]]] = {}
-        self.ends: dict[bytes, tuple[str, dict[str, Any]]] = {}
+        self.chunks: dict[int, list[dict[str, Any]]] = {}
+        self.ends: dict[int, tuple[str, dict[str, Any]]] = {}
         self.pending: StepPlan | None = None
         self.deaths = 0
         self.spoil: Callable[[Rig, StepPlan], None] | None = None  # the negative control's hand
@@ -56,20 +56,20 @@ class Rig:
             segment.close()
         self.segments.clear()
 
-    def agent(self, number: int) -> bytes:
+    def agent(self, number: int) -> int:
         """Return a connection that has said hello."""
-        peer = b"peer-%d" % number
+        peer = number
         self.call(peer, 100 + number, "sys.hello", version=PROTOCOL_VERSION, name="agent")
         self.ends.pop(peer)
         return peer
 
     def call(
-        self, peer: bytes, sender: int, method: str, /, *, is_operator: bool = False, **body: Any
+        self, peer: int, sender: int, method: str, /, *, is_operator: bool = False, **body: Any
     ) -> int:
         """Make a call as process `sender`; return its id."""
         self._calls += 1
-        frames = tuple(encode_call(self._calls, method, body))
-        self._event(Message(time.monotonic_ns(), peer, sender, UID, is_operator, frames))
+        frame = encode_call(self._calls, method, body)
+        self._event(Message(time.monotonic_ns(), peer, sender, BIRTH, is_operator, 1, frame))
         return self._calls
 
     def step(self) -> bool:
@@ -133,7 +133,7 @@ class Rig:
                 self.segments.pop(effect.segment).close()
 
     def _sent(self, effect: Send) -> None:
-        answer = decode_answer(list(effect.frames))
+        answer = decode_answer(effect.frame)
         if answer.kind == "chunk":
             self.chunks.setdefault(effect.peer, []).append(answer.body)
         elif effect.peer in self.ends:

@@ -2,7 +2,7 @@
 
 Settings: what ("null", "ps" or "first"), count, pause_s (0), prompt (64), seed, until (a file: go on
 until it exists, whatever the count). Records nanoseconds: round trips, or for "first" what is left of
-the time to the first token after the time that the model itself worked on it.
+the time to the first token after the time that the model itself worked on it; and when each began.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ with Agent("prober") as me:
     probe(me, 0)  # imports and caches
     wait_for_go(me)
     until = settings.get("until")
-    taken = []
+    taken, began = [], []
     while len(taken) < settings["count"] or (until and not Path(until).exists()):
         time.sleep(settings.get("pause_s", 0))
+        began.append(time.monotonic_ns())
         taken.append(probe(me, len(taken) + 1))
-    write("json", {"ns": taken})
+    write("json", {"ns": taken, "began_ns": began})
