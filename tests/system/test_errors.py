@@ -14,7 +14,7 @@ import pytest
 from live import PATIENCE_S, ROOT, Live, live
 
 from benchmarks.models import model_path
-from kernel.abi.address import endpoint
+from kernel.abi.address import socket_name
 
 NOBODY = f"nobody-{os.getpid()}"
 
@@ -82,7 +82,7 @@ def test_a_task_that_is_not_there(machine):
 def test_an_address_that_another_program_holds():
     name = f"taken-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as holder:
-        holder.bind("\0" + endpoint("agent", name).removeprefix("ipc://@"))
+        holder.bind("\0" + socket_name("agent", name))
         holder.listen()
         code, _, sentence = agentix("up", "--name", name, "--model", str(model_path()))
     assert code == 4
