@@ -232,7 +232,7 @@ class Kernel:
         self.bad_messages += error.number in (Errno.EBADMSG, Errno.EPROTO)
         if message.burst > MAX_BAD_BURST and not call_id:
             text = f"{message.burst} messages without a pause, and then: {error.text}"
-            self._emit(Disconnect(message.peer, KernelError(Errno.EBADMSG, text)))
+            self._emit(Disconnect(message.peer, KernelError(Errno.EBADMSG, text), is_fault=True))
             return
         self._emit(Refuse(message.peer, encode_error(call_id, error)))
 

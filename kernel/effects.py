@@ -25,10 +25,11 @@ class Refuse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Close a connection; `error` is the last that its peer reads."""
+    """Close a connection; `error` is the last that its peer reads. `is_fault`: for what the peer did."""
 
     peer: int
     error: KernelError
+    is_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ SMALL_BYTES = 512  # so short a message cannot make much of itself, whatever it 
 
 _START = len(MAGIC)
 _unpackb = msgpack.unpackb
-_pack = msgpack.Packer().pack  # one for all: making one costs more than packing; the GIL is held throughout
+_packb = msgpack.packb
+_pack_answer = msgpack.Packer().pack  # making one costs more than packing; one thread makes all answers
 
 
 class Call(NamedTuple):
@@ -60,16 +61,16 @@ def encode_call(
     task: int | None = None,
 ) -> bytes:
     if deadline_ms is None and task is None:
-        return MAGIC + _pack((call_id, method, body))
+        return MAGIC + _packb((call_id, method, body))
     pairs = (("deadline_ms", deadline_ms), ("task", task))
     options = {name: value for name, value in pairs if value is not None}
-    return MAGIC + _pack((call_id, method, body, options))
+    return MAGIC + _packb((call_id, method, body, options))
 
 
 def encode_answer(call_id: int, kind: str, body: dict[str, Any], seq: int = -1) -> bytes:
     if seq >= 0:
-        return MAGIC + _pack((call_id, kind, body, seq))
-    return MAGIC + _pack((call_id, kind, body))
+        return MAGIC + _pack_answer((call_id, kind, body, seq))
+    return MAGIC + _pack_answer((call_id, kind, body))
 
 
 def encode_error(call_id: int, error: KernelError) -> bytes:
@@ -80,23 +81,21 @@ def encode_error(call_id: int, error: KernelError) -> bytes:
 def decode_call(frame: bytes) -> Call:
     """Return the call in a message, or raise BadCall, which carries the id if there is one."""
     values = _array(frame)
-    try:
-        call_id, method, body, *options = values
-    except ValueError:
-        call_id, method, body, options = (values[0] if values else None), "", {}, [None, None]
+    call_id = values[0] if values else None
     if type(call_id) is not int or not 0 < call_id <= MAX_ID:
         raise BadCall(Errno.EBADMSG, f"call id is {_show(call_id)}, wanted an int from 1 to 2^63-1")
-    if len(options) > 1:
+    if not 3 <= len(values) <= 4:
         text = f"a call is an array of 3 or 4 values, this one of {len(values)}"
         raise BadCall(Errno.EBADMSG, text, call_id)
+    method, body = values[1], values[2]
     if type(method) is not str:
         raise BadCall(Errno.EBADMSG, f"method is {_show(method)}, wanted a string", call_id)
     if type(body) is not dict:
         text = f"the body of {_show(method)} is a {type(body).__name__}, wanted a map"
         raise BadCall(Errno.EBADMSG, text, call_id)
-    if not options:
+    if len(values) == 3:
         return Call(call_id, method, body)
-    return Call(call_id, method, body, *_options(call_id, options[0]))
+    return Call(call_id, method, body, *_options(call_id, values[3]))
 
 
 def decode_answer(frame: bytes) -> Answer:
@@ -118,7 +117,7 @@ def decode_answer(frame: bytes) -> Answer:
 
 def pack(value: Any) -> bytes:
     """Serialise plain values for a trusted peer (the LLM core's link)."""
-    return _pack(value)
+    return _packb(value)
 
 
 def unpack(raw: bytes) -> Any:

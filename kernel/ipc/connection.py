@@ -69,7 +69,6 @@ class Connection:
     _decoder: zmtp.Decoder = field(default_factory=zmtp.Decoder)
 
     def __post_init__(self) -> None:
-        self.peer.setblocking(False)
         self.fd = self.peer.fileno()
         self.put(zmtp.GREETING)  # libzmq sends the rest of its own only when it has seen the start of ours
 
@@ -162,9 +161,7 @@ class Connection:
     def put_message(self, frame: bytes) -> None:
         size = len(frame)
         if size < SHORT_BYTES:
-            data = zmtp.message_head(size) + frame
-            self._out.append(data)
-            self.unread_bytes += len(data)
+            self.put(zmtp.message_head(size) + frame)
         else:
             self.put(zmtp.message_head(size))
             self.put(frame)
@@ -203,11 +200,10 @@ class Connection:
         """Say why it ends, in what it can read; whether that is on its way and it may be closed."""
         if self.is_open:
             self.put_message(encode_error(0, error))
-        elif self.state is not State.CLOSING:
+        else:
             self.put(zmtp.error_command(error.text))
-        if self.state is not State.CLOSING:
-            self.move(State.CLOSING)
-            self.until_ns = now_ns + LAST_WORDS_NS
+        self.move(State.CLOSING)
+        self.until_ns = now_ns + LAST_WORDS_NS
         return self.flush()
 
     def close(self) -> None:

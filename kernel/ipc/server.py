@@ -307,13 +307,13 @@ class Server:
         """Close a peer, telling it why."""
         connection = self._by_number.get(effect.peer)
         if connection is not None:
-            self.refuse(connection, effect.error, now_ns())
+            self.refuse(connection, effect.error, now_ns(), effect.is_fault)
 
-    def refuse(self, connection: Connection, error: KernelError, now_ns: int) -> None:
+    def refuse(self, connection: Connection, error: KernelError, now_ns: int, is_fault: bool = True) -> None:
         """Close a connection as soon as it has the reason, or the time for that is over."""
         if connection.state in (State.CLOSING, State.CLOSED):
             return
-        connection.was_cut = error.number is not Errno.EPIPE or connection.is_held_back
+        connection.was_cut = is_fault
         if connection.refuse(error, now_ns):
             self._drop(connection)
         else:

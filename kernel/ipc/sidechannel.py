@@ -39,7 +39,6 @@ class SideChannel:
 
     def __post_init__(self) -> None:
         self.fd = self.peer.fileno()
-        self.peer.setblocking(False)
         self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def serve(self) -> None:

@@ -33,7 +33,7 @@ from kernel.effects import (
     Signal,
     Watch,
 )
-from kernel.events import Event, Message, ProcessEnded, ProcessSample, SpawnFailed, TimerFired
+from kernel.events import Event, ProcessEnded, ProcessSample, SpawnFailed, TimerFired
 from kernel.ipc.server import Server
 from kernel.ipc.zmtp import Decoder, message_head
 from kernel.limits import HANDSHAKE_NS, LAST_WORDS_NS
@@ -181,8 +181,6 @@ class _World:
                 if event is None:
                     break
                 self._tell(event)
-                if isinstance(event, Message):
-                    self._server.spent(event.peer, 0, self.now_ns)
             self._server.end_batch()
             self._server.flush()
             if not ready and not self._server.has_work:
