@@ -8,11 +8,10 @@ llama-cpp-python, 8 the LLM core keeps dying, 130 a second Ctrl-C. The last line
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from kernel.boot import Refused, run
-from kernel.config import Config
+from kernel.config import read_config
 
 
 def main(arguments: list[str]) -> int:
@@ -21,9 +20,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--engine", metavar="MODULE:CLASS", help="instead of llama.cpp, for tests")
     options = parser.parse_args(arguments)
     try:
-        config = Config(**json.loads(options.config_json))
-    except (TypeError, ValueError) as error:
-        print(f"kernel: --config-json {options.config_json!r}: {error}", file=sys.stderr)
+        config = read_config(options.config_json)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        print(f"kernel: --config-json {options.config_json!r}: {error!r}", file=sys.stderr)
         return 2
     try:
         return run(config, options.engine)

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import json
 import os
+import re
 import resource
 import select
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 
 from kernel.abi.address import kernel_pid
+from kernel.abi.calls import MAX_NAME_CHARS
 from kernel.abi.errors import KernelError
-from kernel.config import Config
+from kernel.config import Config, ModelConfig
 from kernel.console import say
 from kernel.core import Kernel
+from kernel.effects import StartCore
+from kernel.engine import calibrationfile
 from kernel.engine.build import PACKAGE, tested_version_error
+from kernel.engine.calibration import Choice
+from kernel.engine.devices import host_free_bytes
+from kernel.engine.modelfile import OLLAMA, ModelFileError, resolve
 from kernel.ipc.doors import AddressInUse
 from kernel.ipc.server import Server
 from kernel.loop import INTERRUPTED, Loop
@@ -33,6 +41,14 @@ from kernel.signals import Wakeup
 
 USAGE, RUNS_ALREADY, ADDRESS_TAKEN, BAD_MODEL, NO_MEMORY, NO_LLAMA, CORE_DIES = 2, 3, 4, 5, 6, 7, 8
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+SNAPSHOT_SHARE = 4  # parked contexts get one part in so many of the memory that weights leave
+_LEAST = {
+    "slots": 1, "slot_tokens": 64, "window_tokens": 0, "kv_bytes": 0, "threads": 0, "gpu_layers": -1,
+    "quantum_tokens": 1, "prefill_tokens": 1, "keep_alive_s": 0,
+}  # fmt: skip
+_NAME = re.compile(rf"[\w.:+-]{{1,{MAX_NAME_CHARS}}}", re.ASCII)
+_NOT_IN_NAMES = re.compile(r"[^\w.:+-]", re.ASCII)
+_TAIL = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 PROCESS_NAME = b"agentix-kernel"  # 15 characters at most
 _PR_SET_DUMPABLE, _PR_SET_NAME = 4, 15
 
@@ -60,15 +76,15 @@ def run(config: Config, engine: str | None = None) -> int:
     server = _bind(config.name, epoll, segments)
     wakeup = Wakeup()
     try:
+        config = replace(config, models=_named(config.models))
+        weight_bytes = 0
         if engine is None:
             _check_llama_cpp()
-            config = replace(config, model=_check_model(config.model))
-        config = _fit_to_machine(config)
-        say(
-            f"kernel {config.name!r} (pid {os.getpid()}): {config.slots} slots of"
-            f" {config.window_tokens} tokens, {config.threads} threads, policy {config.policy}"
-        )
-        say(f"loading {config.model}")
+            config, weight_bytes = _find_models(config)
+        config = _fit_to_machine(config, weight_bytes)
+        say(f"kernel {config.name!r} (pid {os.getpid()}), policy {config.policy}")
+        for model in config.models:
+            say(f"loading {model.path} as {model.name}{' for embeddings' if model.embedding else ''}")
         loop = Loop(
             Kernel(config, os.getpid()),
             epoll,
@@ -76,25 +92,27 @@ def run(config: Config, engine: str | None = None) -> int:
             segments,
             launcher,
             wakeup,
-            lambda extra_buffers: core_command(config, extra_buffers, engine),
+            lambda start: core_command(config, start, engine),
         )
         try:
             status = loop.run()
         finally:
             loop.close()
-        return _last_words(status, config, loop.last_loss)
+        return _last_words(status, config, loop.cores.last_losses.get(0, "it was not started"))
     finally:
         server.close()
         wakeup.close()
         epoll.close()
 
 
-def core_command(config: Config, extra_buffers: bool, engine: str | None) -> list[str]:
-    """Return the command of an LLM core; its end of the link is appended by CoreProcess."""
-    command = [sys.executable, "-m", "kernel.engine.worker", "--model", config.model]
-    command += ["--slots", str(config.slots), "--window-tokens", str(config.window_tokens)]
-    command += ["--threads", str(config.threads), "--extra-buffers", str(int(extra_buffers))]
-    command += ["--flash-attention", config.flash_attention]
+def core_command(config: Config, start: StartCore, engine: str | None) -> list[str]:
+    """Return the command of a model's LLM core; its end of the link is appended by CoreProcess."""
+    model = config.models[start.core]
+    options = config.engine_options(model, start.extra_buffers)
+    if start.flash_attention:
+        options = replace(options, flash_attention=start.flash_attention)
+    command = [sys.executable, "-m", "kernel.engine.worker", "--model", model.path]
+    command += ["--options-json", json.dumps(asdict(options))]
     return command if engine is None else [*command, "--engine", engine]
 
 
@@ -158,55 +176,70 @@ def _check_llama_cpp() -> None:
         raise Refused(NO_LLAMA, problem)
 
 
-def _check_model(path: str) -> str:
-    """Return the model's absolute path after looking at what can be seen without loading it."""
-    file = Path(path).expanduser().absolute()
-    advice = "give --model the path of a GGUF file"
-    try:
-        with file.open("rb") as opened:
-            magic = opened.read(4)
-    except OSError as error:
-        raise Refused(BAD_MODEL, f"model {path!r}: {error.strerror}: {advice}") from None
-    if magic != b"GGUF":
-        raise Refused(BAD_MODEL, f"model {path!r} starts with {magic!r}, not b'GGUF': {advice}")
-    size, free = file.stat().st_size, _free_bytes()
-    if size > free:
-        text = f"model {path!r} is {_mib(size)} and {_mib(free)} of memory are free"
-        raise Refused(NO_MEMORY, f"{text}: free some or take a smaller model")
-    return str(file)
+def _named(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+    """Give every model a name of its own, or refuse."""
+    if not models:
+        raise Refused(USAGE, "no model is given: give --model the path of a GGUF file")
+    named = tuple(replace(model, name=model.name or name_of(model.path)) for model in models)
+    for place, model in enumerate(named):
+        if not _NAME.fullmatch(model.name):
+            text = f"a model cannot be called {model.name!r}: give --model NAME=PATH with a name of letters,"
+            raise Refused(USAGE, f"{text} digits and -_.:+, at most {MAX_NAME_CHARS}")
+        if model.name in [other.name for other in named[:place]]:
+            text = f"two models are called {model.name!r}: give one another name with --model NAME=PATH"
+            raise Refused(USAGE, text)
+    return named
+
+
+def name_of(path: str) -> str:
+    """Return what a model is called that was given no name: its file's, less what all such names have."""
+    last = path.rpartition("/")[2].removeprefix(OLLAMA)
+    return _NOT_IN_NAMES.sub("-", _TAIL.sub("", last))[:MAX_NAME_CHARS] or "model"
+
+
+def _find_models(config: Config) -> tuple[Config, int]:
+    """Return the models with their files' absolute paths and what calibration chose; and bytes of all weights."""
+    found, weight_bytes = [], 0
+    for model in config.models:
+        try:
+            file = resolve(model.path)
+            choices = calibrationfile.choices_path(file.path)
+        except ModelFileError as error:
+            raise Refused(BAD_MODEL, str(error)) from None
+        except OSError as error:
+            raise Refused(BAD_MODEL, f"model {model.path!r}: {error.strerror}") from None
+        choice = calibrationfile.read(choices) or Choice()
+        weight_bytes += file.size_bytes
+        found.append(
+            replace(
+                model,
+                path=str(file.path),
+                choices=str(choices),
+                slots=choice.slots,
+                prefill_tokens=choice.prefill_tokens,
+            )
+        )
+    return replace(config, models=tuple(found)), weight_bytes
 
 
 def _free_bytes() -> int:
     """Return the memory that may still be used: the machine's, or our control group's if less."""
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return max(0, free)
+    return min(psutil.virtual_memory().available, host_free_bytes())
 
 
-def _fit_to_machine(config: Config) -> Config:
-    """Replace the zeros that mean "as this machine has it"; refuse numbers that mean nothing."""
-    for name in ("slots", "window_tokens", "quantum_tokens", "prefill_tokens"):
-        if getattr(config, name) < 1:
-            raise Refused(USAGE, f"{name} is {getattr(config, name)}: wanted at least 1")
+def _fit_to_machine(config: Config, weight_bytes: int) -> Config:
+    """Refuse numbers that mean nothing; replace what means "as this machine has it"."""
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise Refused(USAGE, f"{name} is {value}: wanted at least {least}")
     if config.flash_attention not in ("auto", "on", "off"):
         raise Refused(USAGE, f"flash_attention {config.flash_attention!r} is not one of auto, on, off")
-    if config.slots > MAX_SLOTS:
+    if config.slots is not None and config.slots > MAX_SLOTS:
         raise Refused(USAGE, f"slots is {config.slots}: llama.cpp holds at most {MAX_SLOTS} sequences")
-    allowed = len(os.sched_getaffinity(0))
-    threads = config.threads or max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
-    snapshot_bytes = config.snapshot_bytes
-    if not snapshot_bytes:
-        model = Path(config.model)
-        size = model.stat().st_size if model.exists() else 0
-        snapshot_bytes = max(0, _free_bytes() - size) // 2
-    return replace(config, threads=threads, snapshot_bytes=snapshot_bytes)
+    if config.snapshot_bytes:
+        return config
+    return replace(config, snapshot_bytes=max(0, _free_bytes() - weight_bytes) // SNAPSHOT_SHARE)
 
 
 def _last_words(status: int, config: Config, last_loss: str) -> int:
@@ -215,10 +248,6 @@ def _last_words(status: int, config: Config, last_loss: str) -> int:
     if status in (BAD_MODEL, NO_MEMORY):
         raise Refused(status, f"the LLM core refused: {last_loss}")
     if status == CORE_DIES:
-        text = f"the LLM core for {config.model!r} keeps dying (last: {last_loss})"
+        text = f"the LLM core for {config.models[0].path!r} keeps dying (last: {last_loss})"
         raise Refused(status, f"{text}: run `agentix doctor`")
     raise Refused(status, f"kernel {config.name!r} halted with status {status} ({last_loss})")
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"

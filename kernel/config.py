@@ -5,19 +5,69 @@ Who makes it: the command line (`agentix up`, `agentix demo`) by way of kernel._
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+
+from kernel.engine.base import EngineOptions
+
+DEFAULT_SLOTS = 8
+DEFAULT_PREFILL_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model that the kernel serves, with an LLM core of its own."""
+
+    path: str  # of a GGUF file, or a name that kernel/engine/modelfile.py resolves to one
+    name: str = ""  # what calls name it by; "": its file's name
+    embedding: bool = False  # it answers llm.embed and nothing else
+    choices: str = ""  # path of the file that holds what calibration chose; boot finds this and
+    slots: int = 0  # these two in it: see Config; 0: not chosen
+    prefill_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    model: str  # path of a GGUF file
+    models: tuple[ModelConfig, ...]  # the first is served before the kernel serves at all
     name: str = "main"  # of this kernel, when a user runs several
-    slots: int = 8  # sequences resident in the model at once
-    window_tokens: int = 2048  # of one sequence
-    threads: int = 0  # of the LLM core; 0: one for each physical core
-    flash_attention: str = "auto"  # "on", "off", or what decodes faster on this kind of CPU
+    keep_alive_s: float = 0.0  # a model that nobody asks anything for so long is unloaded; 0: never
+    slots: int | None = None  # short contexts resident in each model at once; None: as calibrated, or 8
+    slot_tokens: int = 2048  # what counts as short: longer ones take slots of longer windows
+    window_tokens: int = 0  # the longest context allowed; 0: the model's, as far as memory goes
+    kv_bytes: int = 0  # of all resident contexts of a model; 0: a part of the free memory
+    threads: int = 0  # of an LLM core; 0: as calibrated, or one for each physical core
+    gpu_layers: int = -1  # on the GPU, where there is one; -1: as many as fit
+    flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
     policy: str = "rr"
     quantum_tokens: int = 32  # a time slice, where the policy has one
-    prefill_tokens: int = 128  # most prompt tokens in a step that also decodes
-    snapshot_bytes: int = 0  # most bytes of parked contexts; 0: half of the memory free at boot
+    prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 128
+    snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
     log_bytes: int = 64 << 10  # kept of each task's output
+
+    def slots_of(self, model: ModelConfig) -> int:
+        return self.slots or model.slots or DEFAULT_SLOTS
+
+    def prefill_of(self, model: ModelConfig) -> int:
+        return self.prefill_tokens or model.prefill_tokens or DEFAULT_PREFILL_TOKENS
+
+    def engine_options(self, model: ModelConfig, extra_buffers: bool) -> EngineOptions:
+        """Return what a core of a model is told at its start."""
+        return EngineOptions(
+            slots=self.slots_of(model),
+            slot_tokens=self.slot_tokens,
+            window_tokens=self.window_tokens,
+            kv_bytes=self.kv_bytes,
+            threads=self.threads,
+            extra_buffers=extra_buffers,
+            flash_attention=self.flash_attention,
+            gpu_layers=self.gpu_layers,
+            embedding=model.embedding,
+            choices=model.choices,
+        )
+
+
+def read_config(text: str) -> Config:
+    """Return the configuration in a JSON map of the fields above. Raises ValueError or TypeError."""
+    fields = json.loads(text)
+    models = tuple(ModelConfig(**model) for model in fields.pop("models"))
+    return Config(models=models, **fields)

@@ -8,6 +8,7 @@ one gets a CPU while the core's threads are still asleep.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from kernel.abi.calls import TaskCreate
@@ -15,7 +16,7 @@ from kernel.abi.codec import encode_error
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
 from kernel.config import Config
-from kernel.context.store import SegmentStore
+from kernel.cores import Cores
 from kernel.dispatch import dispatch
 from kernel.effects import (
     Disconnect,
@@ -26,10 +27,8 @@ from kernel.effects import (
     SampleProcesses,
     Say,
     SetTimer,
-    StartCore,
     Watch,
 )
-from kernel.engine.base import EngineInfo
 from kernel.events import (
     CoreAnswer,
     CoreLost,
@@ -48,17 +47,16 @@ from kernel.events import (
     TimerFired,
 )
 from kernel.ipc.mailbox import PostOffice
-from kernel.limits import MAX_BAD_BURST, MAX_FAILED_STARTS, SHUTDOWN_GRACE_NS
+from kernel.limits import MAX_BAD_BURST, SHUTDOWN_GRACE_NS
 from kernel.memory.manager import MemoryManager
 from kernel.objects import Call, Request, Task
 from kernel.proc.governor import Governor
 from kernel.proc.table import ENDING, TaskTable
-from kernel.report import boot_line, task_rows
+from kernel.report import task_rows
+from kernel.sched.asks import Asks
 from kernel.sched.requests import RequestManager
-from kernel.sched.scheduler import Scheduler
+from kernel.sched.texts import TextManager
 from kernel.states import TaskState
-
-STATUS_MODEL, STATUS_MEMORY, STATUS_CORE = 5, 6, 8  # exit statuses, see docs/errors.md
 
 
 class Kernel:
@@ -70,27 +68,22 @@ class Kernel:
         self.bad_messages = 0
         self.cut_connections = 0
         self.is_going_down = False
-        self.last_info: EngineInfo | None = None
         self._out: list[Effect] = []
         self._urgent = 0  # how many of them go even before the next step
         self._segments = 0
         self._timer_ns: int | None = None
         self.born_ns = 0
-        self.core_pid: int | None = None
-        self.core_restarts = 0
-        self._failed_starts = 0
-        self.uses_extra_buffers = True
         self._exit_status = 0
         self._kill_at_ns: int | None = None
         self._ps_calls: list[Call] = []
         emit = self._emit
         self.calls = CallTable(emit)
         self.table = TaskTable(self.calls, emit)
-        self.store = SegmentStore(config.snapshot_bytes, self._next_segment, emit)
-        self.scheduler = Scheduler(
-            config.policy, config.quantum_tokens, config.prefill_tokens, self.store, self._settle
-        )
-        self.requests = RequestManager(self.calls, self.scheduler, emit)
+        self.cores = Cores(config, self._next_segment, emit, self._settle)
+        self._schedulers = [core.scheduler for core in self.cores]  # looked at after every event
+        self.asks = Asks(self.calls, emit)
+        self.requests = RequestManager(self.calls, self.cores, self.asks)
+        self.texts = TextManager(self.calls, self.cores, self.asks)
         self.post = PostOffice(self.calls)
         self.memory = MemoryManager(self._next_segment, emit)
         self.governor = Governor(emit, self._may_signal)
@@ -98,71 +91,53 @@ class Kernel:
     def start(self, now_ns: int) -> list[Effect]:
         """Return the first effects: a core is started."""
         self.born_ns = now_ns
-        return [StartCore(self.uses_extra_buffers)]
+        self.cores.start()
+        return self._out
 
     def handle(self, event: Event) -> list[Effect]:
         """Take one event; return what is to be done, in order."""
         self._out, self._urgent = [], 0
         _EVENTS[type(event)](self, event)
-        out = self._out
-        posts_end = len(out)
-        plan = self.scheduler.plan(event.now_ns)
-        if plan is not None:
-            made = out[posts_end:]  # segments that the plan needs
-            del out[posts_end:]
-            out[self._urgent : self._urgent] = [*made, RunStep(plan)]
-            self.governor.core_busy(event.now_ns)
-        elif self.governor.is_watching and not self.scheduler.is_working:
-            self.governor.core_idle()
+        self._plan_steps(event.now_ns)
+        if self.cores.may_unload:
+            for core in self.cores.unload_idle(event.now_ns, self._is_used):
+                self.asks.core_lost(core.number, event.now_ns)
         self._set_timer()
-        return out
+        return self._out
 
     # -- what happens -------------------------------------------------------------------------
 
     def _on_step_done(self, event: StepDone) -> None:
-        sampled = self.scheduler.step_done(event.result)
+        sampled, failed = self.cores[event.core].scheduler.step_done(event.result)
         first = [pair for pair in sampled if pair[0].first_token_ns is None]
         later = [pair for pair in sampled if pair[0].first_token_ns is not None]
-        self.requests.step_done(event.result)
+        self.requests.step_done(event.core, event.result, failed)
         self.requests.deliver(first, event.result.ended_ns)
         self._urgent = len(self._out)
         self.requests.deliver(later, event.result.ended_ns)
 
     def _on_core_ready(self, event: CoreReady) -> None:
-        if self.last_info is None:
-            self._emit(Say(boot_line(event.info)))
-        self.last_info = event.info
-        self.core_pid = event.pid
-        self._failed_starts = 0
-        self.scheduler.core_ready(event.info)
-        self.requests.core_ready(event.info)
+        core = self.cores.ready(event)
+        self.requests.core_ready(core, event.now_ns)
+        self.asks.core_ready(core.number, event.now_ns)
 
     def _on_core_lost(self, event: CoreLost) -> None:
-        self.core_pid = None
-        self.requests.core_lost(self.scheduler.core_lost(event.now_ns), event.now_ns)
-        if self.is_going_down:
+        number = event.core
+        self.requests.core_lost(self.cores[number].scheduler.core_lost(event.now_ns), event.now_ns)
+        self.asks.core_lost(number, event.now_ns)
+        lost = self.cores.lost(event, self.is_going_down)
+        if lost is None:
             return
-        if event.is_fatal:
-            status = STATUS_MEMORY if event.is_memory else STATUS_MODEL
-            self._give_up(status, event.reason, event.now_ns)
+        if lost.is_vital:
+            self._emit(Say(lost.core.reason))
+            self.shut_down(lost.status, event.now_ns)
             return
-        if event.was_ready:
-            self.core_restarts += 1
-            self._emit(Say(f"the LLM core died ({event.reason}): starting another one"))
-        else:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_FAILED_STARTS:
-                text = f"the LLM core died {self._failed_starts} times at its start: {event.reason}"
-                self._give_up(STATUS_CORE, text, event.now_ns)
-                return
-            if self.uses_extra_buffers:
-                self.uses_extra_buffers = False
-                text = f"the LLM core died at its start ({event.reason}): trying without repacked weights"
-                self._emit(Say(text))
-        self._emit(StartCore(self.uses_extra_buffers))
+        self._emit(Say(lost.text))
+        self.requests.core_failed(number, lost.text, event.now_ns)
+        self.asks.core_failed(number, lost.text, event.now_ns)
 
     def _on_core_answer(self, event: CoreAnswer) -> None:
-        self.requests.answered(event.ticket, event.value, event.error, event.now_ns)
+        self.asks.answered(event.ticket, event.value, event.error, event.now_ns)
 
     def _on_peer_gone(self, event: PeerGone) -> None:
         """A connection is closed: nobody waits for its answers, and what an operator held over it ends."""
@@ -269,6 +244,8 @@ class Kernel:
         self.governor.forget(task.pid)
         self.post.close(task.pid)
         self.memory.release(task.pid)
+        for core in self.cores:
+            core.scheduler.forget(task)
         for peer in task.peers:
             self._emit(Disconnect(peer, gone))
         self.table.ended(task, status, signal, now_ns)
@@ -308,7 +285,14 @@ class Kernel:
         def change() -> None:
             task.priority = priority
 
-        self.scheduler.reprioritise(task.requests, change)
+        for core in self.cores:  # one inside the other: the change comes when the task is in no order at all
+            own = [request for request in task.requests if request.core == core.number]
+            change = partial(core.scheduler.reprioritise, own, change)
+        change()
+
+    def set_policy(self, name: str, quantum_tokens: int) -> None:
+        for core in self.cores:
+            core.scheduler.set_policy(name, quantum_tokens)
 
     def ask_ps(self, call: Call) -> None:
         """Answer with fresh CPU times: a sample is taken first."""
@@ -324,6 +308,7 @@ class Kernel:
         if self.is_going_down:
             return
         self._exit_status = status
+        self.cores.go_down()
         self.governor.core_idle()
         down = KernelError(Errno.ESHUTDOWN, "the kernel is going down")
         self.calls.abort_all(down, now_ns)
@@ -341,6 +326,23 @@ class Kernel:
             self._emit(Halt(status))
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _plan_steps(self, now_ns: int) -> None:
+        """Have every core that may work do so; the steps go before the posts."""
+        out = self._out
+        for number, scheduler in enumerate(self._schedulers):
+            posts_end = len(out)
+            plan = scheduler.plan(now_ns)
+            if plan is not None:
+                made = out[posts_end:]  # segments that the plan needs
+                del out[posts_end:]
+                out[self._urgent : self._urgent] = [*made, RunStep(plan, number)]
+                self.governor.core_busy(now_ns)
+        if self.governor.is_watching and not any(one.is_working for one in self._schedulers):
+            self.governor.core_idle()
+
+    def _is_used(self, core: int) -> bool:
+        return self.requests.is_used(core) or self.asks.is_asked(core)
 
     def _emit(self, effect: Effect) -> None:
         self._out.append(effect)
@@ -370,16 +372,13 @@ class Kernel:
 
     def _set_timer(self) -> None:
         wanted = self.calls.next_deadline_ns()
-        for at in (self.governor.next_timer_ns(), self._kill_at_ns):
+        idle_ns = self.cores.next_timer_ns() if self.cores.may_unload else None
+        for at in (self.governor.next_timer_ns(), idle_ns, self._kill_at_ns):
             if at is not None and (wanted is None or at < wanted):
                 wanted = at
         if wanted != self._timer_ns:
             self._timer_ns = wanted
             self._emit(SetTimer(wanted))
-
-    def _give_up(self, status: int, text: str, now_ns: int) -> None:
-        self._emit(Say(text))
-        self.shut_down(status, now_ns)
 
 
 _EVENTS: dict[type, Any] = {

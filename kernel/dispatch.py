@@ -16,7 +16,7 @@ from kernel.abi.codec import Call as WireCall
 from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
 from kernel.objects import Call, Task
-from kernel.report import describe, statistics
+from kernel.report import describe, describe_model, statistics
 from kernel.sched.policy import DESCRIPTIONS, POLICIES
 from kernel.states import TaskState
 
@@ -96,15 +96,15 @@ def _hello(
     if not message.is_operator:
         kernel.greet(message.pid, message.birth, options.name, message.now_ns)
         kernel.table.meet(kernel.table.tasks[message.pid], message.peer)
-    info = kernel.scheduler.info or kernel.last_info
+    first = kernel.cores.first
     return {
         "version": PROTOCOL_VERSION,
         "pid": message.pid,
         "kernel_pid": kernel.pid,
         "connection": message.peer,
-        "model": kernel.config.model,
-        "window_tokens": (info or kernel.config).window_tokens,
-        "policy": kernel.scheduler.policy_name,
+        "model": first.model.path,
+        "window_tokens": first.info.window_tokens if first.info else 0,
+        "policy": first.scheduler.policy_name,
     }
 
 
@@ -147,8 +147,8 @@ def _getattr(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str,
     body: dict[str, Any] = {
         "pid": 0,
         "priority": 0,
-        "policy": kernel.scheduler.policy_name,
-        "quantum_tokens": kernel.scheduler.quantum_tokens,
+        "policy": kernel.cores.first.scheduler.policy_name,
+        "quantum_tokens": kernel.cores.first.scheduler.quantum_tokens,
     }
     pid = options.pid or (call.task.pid if call.task else 0)
     if pid:
@@ -173,8 +173,8 @@ def _setattr(kernel: Kernel, call: Call, options: abi.SchedSetattr, now_ns: int)
                 raise KernelError(Errno.EPERM, text)
         kernel.set_priority(task, options.priority)
     if options.policy is not None or options.quantum_tokens is not None:
-        scheduler = kernel.scheduler
-        scheduler.set_policy(
+        scheduler = kernel.cores.first.scheduler
+        kernel.set_policy(
             options.policy or scheduler.policy_name,
             options.quantum_tokens or scheduler.quantum_tokens,
         )
@@ -183,7 +183,7 @@ def _setattr(kernel: Kernel, call: Call, options: abi.SchedSetattr, now_ns: int)
 
 def _getpolicies(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str, Any]:
     rows = [{"name": name, "doc": " ".join(DESCRIPTIONS[name].split())} for name in POLICIES]
-    return {"policies": rows, "current": kernel.scheduler.policy_name}
+    return {"policies": rows, "current": kernel.cores.first.scheduler.policy_name}
 
 
 def _shutdown(kernel: Kernel, call: Call, options: Any, now_ns: int) -> None:
@@ -199,8 +199,10 @@ HANDLERS: dict[str, Handler] = {
     "sys.shutdown": _shutdown,
     "llm.generate": lambda k, c, o, now: k.requests.generate(c, o, now),
     "llm.cancel": lambda k, c, o, now: k.requests.cancel(c, o, now),
-    "llm.tokenize": lambda k, c, o, now: k.requests.tokenize(c, o),
-    "llm.detokenize": lambda k, c, o, now: k.requests.detokenize(c, o),
+    "llm.tokenize": lambda k, c, o, now: k.texts.tokenize(c, o),
+    "llm.detokenize": lambda k, c, o, now: k.texts.detokenize(c, o),
+    "llm.embed": lambda k, c, o, now: k.texts.embed(c, o, now),
+    "llm.models": lambda k, c, o, now: {"models": [describe_model(core) for core in k.cores]},
     "task.create": lambda k, c, o, now: k.create_task(c, o, now),
     "proc.spawn": lambda k, c, o, now: k.table.spawn(c, o),
     "proc.exit": _exit,

@@ -17,7 +17,14 @@ from pathlib import Path
 from kernel import limits
 from kernel.abi import codec, descriptors, errors, shape
 from kernel.abi.calls import CALLS, SCHEMAS
-from kernel.states import REQUEST_TRANSITIONS, TASK_TRANSITIONS, RequestState, TaskState
+from kernel.states import (
+    CORE_TRANSITIONS,
+    REQUEST_TRANSITIONS,
+    TASK_TRANSITIONS,
+    CoreState,
+    RequestState,
+    TaskState,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 NOTICE = "<!-- Written by `python -m kernel.docs` from {}. Do not edit. -->"
@@ -183,10 +190,11 @@ def states_page() -> str:
         [
             NOTICE.format("kernel/states.py"),
             "# States",
-            "`move` of Task and Request (kernel/objects.py) is the only assignment to a state; a step that"
-            " is not listed here raises InvalidTransition.",
+            "`move` of Task and Request (kernel/objects.py) and of Core (kernel/cores.py) is the only assignment to"
+            " a state; a step that is not listed here raises InvalidTransition.",
             *_machine("Task: an agent's process", TaskState, TASK_TRANSITIONS),
             *_machine("Request: one llm.generate in flight", RequestState, REQUEST_TRANSITIONS),
+            *_machine("Core: the process that serves a model", CoreState, CORE_TRANSITIONS),
         ]
     ) + "\n"
 

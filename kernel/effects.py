@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kernel.abi.errors import KernelError
 from kernel.engine.base import StepPlan
@@ -69,14 +69,15 @@ class SampleProcesses:
 class MakeSegment:
     """Make a memfd of the kernel's, `is_touched` once so that its pages exist.
 
-    The store names segments; is_for_core ones are also handed to the LLM core (and to its successors), others
-    to the process `owner`, a (pid, birth), when it asks on the side channel.
+    is_for_core: it is also handed to the LLM core of the model `core` (and to its successors); others to the
+    process `owner`, a (pid, birth), when it asks on the side channel.
     """
 
     segment: int
     size_bytes: int
     is_for_core: bool
     owner: tuple[int, int] = (0, 0)
+    core: int = 0  # by its place among the kernel's models
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class StartCore:
     """Start an LLM core; answered by CoreReady or CoreLost."""
 
     extra_buffers: bool
+    core: int = 0
+    flash_attention: str = ""  # "on" or "off", as its predecessor had it: bits depend on it; "": as configured
+
+
+@dataclass(frozen=True, slots=True)
+class StopCore:
+    """End an LLM core that has nothing to do, and give its memory back; answered by CoreLost."""
+
+    core: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +106,23 @@ class RunStep:
     """Have the core carry out a plan; answered by StepDone or CoreLost."""
 
     plan: StepPlan
+    core: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AskCore:
     """Have the core's text side do something beside the steps; answered by CoreAnswer or CoreLost.
 
-    what/value: "tokenize" (text, with_special) -> [int]; "chat" [(role, content)] -> [int];
-    "detokenize" [int] -> bytes.
+    what, value -> answer: "tokenize" {text, with_special, sender} -> [int]; "detokenize" {tokens, sender} -> bytes;
+    "chat" {messages, tools, thinking, sender} -> {tokens: [int], opens_reasoning}; "embed" {texts: [[int]]} ->
+    [bytes]; "constraint" {kind, text, max_tokens, sender} -> tokens that a shortest text takes. `sender` is the pid of
+    the task that pays for the work.
     """
 
     ticket: int
     what: str
-    value: object
+    value: dict[str, Any]
+    core: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,7 @@ Effect = (
     | MakeSegment
     | DropSegment
     | StartCore
+    | StopCore
     | RunStep
     | AskCore
     | SetTimer

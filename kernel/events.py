@@ -82,6 +82,7 @@ class CoreReady:
     now_ns: int
     pid: int
     info: EngineInfo
+    core: int = 0  # which model's, by its place among the kernel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,19 @@ class CoreAnswer:
 class StepDone:
     now_ns: int
     result: StepResult
+    core: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CoreLost:
-    """The LLM core died, or never became ready; whatever it was doing is lost."""
+    """An LLM core died, or never became ready; whatever it was doing is lost."""
 
     now_ns: int
     reason: str  # "signal SIGKILL", "exit status 1: its last line"
     was_ready: bool
     is_fatal: bool  # it said itself that it cannot serve this model: restarting is no use
     is_memory: bool = False  # what is wrong then is the memory and not the file
+    core: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ MAX_TASK_SEGMENTS = 256  # segments of one task; ENOMEM
 MAX_ORPHAN_ZOMBIES = 1024  # ended tasks without a parent that are kept for `wait`; the oldest is reaped
 MAX_CORE_DEATHS = 3  # that one request may be present at; EIO
 SUSPECT_CORE_DEATHS = 2  # from here on a request shares no step with others
-MAX_FAILED_STARTS = 3  # of the LLM core in a row; the kernel gives up
+MAX_FAILED_STARTS = 3  # of an LLM core in a row; its model is given up
+EMBED_BATCH_TEXTS = 16  # texts that a core embeds for one call before it looks at others; the rest waits
+EMBED_BATCH_TOKENS = 8192  # tokens of these, but for one text alone; the same
 TAIL_LINES = 12  # of a dead task's output, shown to whoever waits for it
 SHUTDOWN_GRACE_NS = 1_000_000_000  # between TERM and KILL when the kernel goes down
 

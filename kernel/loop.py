@@ -12,10 +12,11 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from kernel.clock import now_ns, worked_ns
 from kernel.console import log, say
+from kernel.corelinks import CoreCommand, CoreLinks
 from kernel.effects import (
     AskCore,
     Disconnect,
@@ -32,12 +33,10 @@ from kernel.effects import (
     SetTimer,
     Signal,
     StartCore,
+    StopCore,
     Watch,
 )
-from kernel.engine.link import ASK, ATTACH, DETACH, CoreProcess, plan_message
 from kernel.events import (
-    CoreAnswer,
-    CoreLost,
     Event,
     Message,
     Output,
@@ -80,28 +79,24 @@ class Loop:
         segments: Segments,
         launcher: Launcher,
         wakeup: Wakeup,
-        core_command: Callable[[bool], list[str]],
+        core_command: CoreCommand,
     ) -> None:
         self._kernel = kernel
         self._server = server
         self._launcher = launcher
         self._wakeup = wakeup
-        self._core_command = core_command
-        self._core: CoreProcess | None = None
-        self._link_fd = -1  # of the core
         self._segments = segments
         self._doors: dict[int, Door] = {}  # of launched agents, by pid
         self._pending: deque[Event] = deque()  # made by carrying out effects
+        self.cores = CoreLinks(epoll, segments, core_command, self._pending.append)
         self._timer_ns: int | None = None
         self._next_timer_ns: int | None = None  # the first of all timers, the server's and the sweep's too
         self._sweep_ns: int | None = None
         self._unswept: set[int] = set()
         self._interrupts = 0
         self._status: int | None = None
-        self.last_loss = ""  # why the last core was lost, for the kernel's last words
         self._epoll = epoll
-        self._on_ready: dict[int, Callable[[], None]] = {}  # but the server's and the link's
-        self._link_mask = 0
+        self._on_ready: dict[int, Callable[[], None]] = {}  # but the server's and the cores'
         self._register(wakeup.fd, self._serve_signals)
         self._do: dict[type, Callable[..., None]] = {
             Send: server.send,
@@ -109,14 +104,15 @@ class Loop:
             Disconnect: server.disconnect,
             RunStep: self._run_step,
             SetTimer: self._set_timer,
-            AskCore: self._ask_core,
-            MakeSegment: self._make_segment,
-            DropSegment: self._drop_segment,
+            AskCore: self.cores.ask,
+            MakeSegment: self.cores.make_segment,
+            DropSegment: self.cores.drop_segment,
             Launch: self._launch,
             Watch: self._watch,
             Signal: self._signal,
             SampleProcesses: lambda it: self._pending.append(ProcessSample(now_ns(), sample(it.pids))),
-            StartCore: self._start_core,
+            StartCore: self.cores.start,
+            StopCore: self.cores.stop,
             Say: lambda effect: say(effect.text),
             Halt: self._halt,
         }
@@ -130,10 +126,8 @@ class Loop:
         return self._status
 
     def close(self) -> None:
-        """End the core and what was launched, send the last messages, free the segments."""
-        if self._core is not None:
-            self._core.close()
-            self._core = None
+        """End the cores and what was launched, send the last messages, free the segments."""
+        self.cores.close()
         self._launcher.close()
         self._server.close()
         self._segments.close()
@@ -142,20 +136,21 @@ class Loop:
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._timeout_s())
-        for fd, _ in ready:
-            if fd == self._link_fd:
-                self._serve_core()
-                break
+        for link in self.cores.links([fd for fd, _ in ready]):
+            self._serve_core(link)
         now = now_ns()
         others = []
         for fd, mask in ready:
             if not self._server.ready(fd, mask, now):
                 others.append((fd, self._on_ready.get(fd)))
         for count, (fd, do) in enumerate(others, 1):
-            if do is not None and self._on_ready.get(fd) is do:  # else the number is another's by now
+            if do is None:
+                self.cores.read_stderr(fd)
+            elif self._on_ready.get(fd) is do:  # else the number is another's by now
                 do()
             if count % PROCESSES_PER_LOOK == 0:
-                self._serve_core()
+                for link in self.cores.all_links():
+                    self._serve_core(link)
         if self._next_timer_ns is not None and now >= self._next_timer_ns:
             self._serve_timers(now)
         self._serve_messages(now)
@@ -187,41 +182,9 @@ class Loop:
             return 0
         return None if wanted is None else max(0, wanted - now_ns()) / 1e9
 
-    def _serve_core(self) -> None:
-        core = self._core
-        if core is None:
-            return
-        if core.is_sending:
-            core.flush()
-        for event in core.read(now_ns()):
-            if isinstance(event, CoreLost):
-                self._forget_core(event.reason)
+    def _serve_core(self, link: int) -> None:
+        for event in self.cores.read(link):
             self._tell(event)
-        if self._core is core:
-            self._watch_link(core)
-
-    def _watch_link(self, core: CoreProcess) -> None:
-        mask = select.EPOLLIN | (select.EPOLLOUT if core.is_sending else 0)
-        if mask != self._link_mask:
-            self._epoll.modify(core.link_fd, mask)
-            self._link_mask = mask
-
-    def _forget_core(self, reason: str) -> None:
-        """Drop a core that has closed itself (epoll has forgotten its descriptors by that)."""
-        self._core, self._link_fd, self.last_loss = None, -1, reason
-        for fd in [fd for fd, do in self._on_ready.items() if do == self._serve_core_stderr]:
-            del self._on_ready[fd]
-
-    def _serve_core_stderr(self) -> None:
-        core = self._core
-        if core is None:
-            return
-        fd = core.stderr_fd
-        data = core.read_stderr()
-        for line in data.decode(errors="replace").splitlines():
-            log(f"core: {line}")
-        if core.stderr_fd < 0:
-            self._on_ready.pop(fd, None)
 
     def _serve_signals(self) -> None:
         for number in self._wakeup.read():
@@ -306,9 +269,7 @@ class Loop:
             self._register(process.pidfd, lambda: self._serve_end(process))
 
     def _signal(self, effect: Signal) -> None:
-        if self._core is not None and effect.pid == self._core.pid:
-            self._core.kill()
-        else:
+        if not self.cores.kill(effect.pid):
             self._launcher.signal(effect.pid, effect.number)
 
     def _register(self, fd: int, do: Callable[[], None]) -> None:
@@ -345,50 +306,8 @@ class Loop:
             self._sweep_ns = self._sweep_ns or now_ns() + SWEEP_NS
         self._tell(ProcessEnded(now_ns(), process.pid, status, number))
 
-    # -- effects: the core and segments -----------------------------------------------------------
-
-    def _start_core(self, effect: StartCore) -> None:
-        if self._core is not None:
-            self._core.close()
-            self._forget_core(self.last_loss)
-        try:
-            core = CoreProcess(self._core_command(effect.extra_buffers))
-        except OSError as error:
-            self.last_loss = f"it cannot be started: {error.strerror}"
-            self._pending.append(CoreLost(now_ns(), self.last_loss, False, False))
-            return
-        self._core = core
-        self._link_fd, self._link_mask = core.link_fd, select.EPOLLIN
-        self._epoll.register(core.link_fd, select.EPOLLIN)
-        self._register(core.stderr_fd, self._serve_core_stderr)
-        for number, segment in self._segments.for_core():
-            core.send((ATTACH, number, segment.size_bytes), segment.fd)
-        self._watch_link(core)
-
-    def _to_core(self, message: tuple[Any, ...], fd: int = -1) -> None:
-        if self._core is not None:  # else its CoreLost is on its way to the kernel
-            self._core.send(message, fd)
-            self._watch_link(self._core)
+    # -- effects: cores -----------------------------------------------------------------------------
 
     def _run_step(self, effect: RunStep) -> None:
         self._server.flush()  # first tokens go before the step
-        self._to_core(plan_message(effect.plan))
-
-    def _ask_core(self, effect: AskCore) -> None:
-        try:
-            self._to_core((ASK, effect.ticket, effect.what, effect.value))
-        except (ValueError, TypeError, OverflowError) as error:  # what msgpack cannot carry
-            self._pending.append(CoreAnswer(now_ns(), effect.ticket, None, str(error)))
-
-    def _make_segment(self, effect: MakeSegment) -> None:
-        try:
-            segment = self._segments.make(effect)
-        except OSError as error:
-            log(f"segment {effect.segment} of {effect.size_bytes} bytes: {error.strerror}")
-            return
-        if effect.is_for_core:
-            self._to_core((ATTACH, effect.segment, segment.size_bytes), segment.fd)
-
-    def _drop_segment(self, effect: DropSegment) -> None:
-        if self._segments.drop(effect.segment):
-            self._to_core((DETACH, effect.segment))
+        self.cores.run_step(effect)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from kernel.abi.calls import LlmGenerate
-from kernel.engine.base import Sampling
+from kernel.engine.base import Constraint, Sampling
+from kernel.engine.logprobs import Logprobs
 from kernel.engine.text import TextAssembler
 from kernel.limits import SUSPECT_CORE_DEATHS
 from kernel.states import (
@@ -161,30 +162,35 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class KVSnapshot:
-    """A parked context: the first `tokens` of its request's tokens, in a segment."""
+    """A parked context: of `tokens` tokens, in a segment; the first `keep` are its request's."""
 
     segment: int
     tokens: int
     digest: int
     size_bytes: int
+    keep: int
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """One llm.generate in flight: the thing that is scheduled."""
 
-    number: int  # order of arrival, unique
+    number: int  # order of arrival, unique among those of all models
     call: Call
     task: Task
     options: LlmGenerate
     sampling: Sampling
     text: TextAssembler
     arrived_ns: int
+    core: int = 0  # which model's
+    constraint: Constraint | None = None
+    with_special: bool = False  # control tokens show their names
     state: RequestState = RequestState.QUEUED
     tokens: list[int] = field(default_factory=list)  # prompt, then what was generated
     prompt_tokens: int = 0  # 0: not tokenized yet
     kv_tokens: int = 0  # how many of `tokens` the slot or the snapshot holds
     fed_tokens: int = 0  # the most it ever held: below this, feeding again is recomputing
+    bank: int = 0  # whose slots it may hold: the smallest that its tokens fit
     slot: int | None = None
     snapshot: KVSnapshot | None = None
     core_deaths: int = 0  # of cores that were working on it
@@ -196,7 +202,13 @@ class Request:
     switches: int = 0
     restores: int = 0
     recomputed_tokens: int = 0
+    most_tokens: int = 0  # that may be generated
+    is_whole_at_limit: bool = False  # its constraint sees to it that the text is complete by then
+    reused_tokens: int = 0  # of the prompt, from the task's last turn
     unsent: list[int] = field(default_factory=list)  # streamed call: tokens whose text is held back
+    logprobs: Logprobs | None = None  # of what was generated, if asked for
+    chat: dict[str, Any] = field(default_factory=dict)  # what the caller must know to read what messages gave
+    has_told_chat: bool = False  # the first chunk was sent
 
     def move(self, new: RequestState) -> None:
         """Enter a state. Raises InvalidTransition when the table does not list the step."""

@@ -1,11 +1,10 @@
-"""What the kernel tells of itself: the bodies of sys.info, sys.stat and proc.ps.
+"""What the kernel tells of itself: the bodies of sys.info, sys.stat, llm.models and proc.ps.
 
-Who calls it: dispatch.py and core.py. It only reads.
+Who calls it: dispatch.py, core.py and cores.py. It only reads.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel.abi.codec import PROTOCOL_VERSION
@@ -13,44 +12,93 @@ from kernel.engine.base import EngineInfo
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
+    from kernel.cores import Core
+    from kernel.objects import Task
 
 
 def describe(kernel: Kernel, now_ns: int) -> dict[str, Any]:
     """Return the body of sys.info."""
-    info, scheduler = kernel.last_info, kernel.scheduler
+    first, config = kernel.cores.first, kernel.config
+    info, scheduler = first.info, first.scheduler
     return {
         "version": PROTOCOL_VERSION,
-        "model": kernel.config.model,
+        "model": first.model.path,
         "description": info.description if info else "",
         "is_ready": scheduler.info is not None,
-        "slots": info.slots if info else kernel.config.slots,
-        "window_tokens": info.window_tokens if info else kernel.config.window_tokens,
-        "threads": info.threads if info else kernel.config.threads,
+        "slots": info.banks[0].slots if info else config.slots_of(first.model),
+        "window_tokens": info.window_tokens if info else config.window_tokens,
+        "threads": info.threads if info else config.threads,
         "policy": scheduler.policy_name,
         "quantum_tokens": scheduler.quantum_tokens,
         "tasks": kernel.table.living(),
         "uptime_s": (now_ns - kernel.born_ns) / 1e9,
         "kernel_pid": kernel.pid,
-        "core_pid": kernel.core_pid,
-        "core_restarts": kernel.core_restarts,
-        "extra_buffers": kernel.uses_extra_buffers,
+        "core_pid": first.pid,
+        "core_restarts": first.restarts,
+        "extra_buffers": first.uses_extra_buffers,
         "flash_attention": info.flash_attention if info else None,
+        "models": [_describe_core(core) for core in kernel.cores],
+    }
+
+
+def _describe_core(core: Core) -> dict[str, Any]:
+    info = core.info
+    banks = info.banks if info else ()
+    return {
+        "name": core.model.name,
+        "state": core.state.value,
+        "core_pid": core.pid,
+        "core_restarts": core.restarts,
+        "banks": [(bank.slots, bank.window_tokens, bank.size_bytes) for bank in banks],
+        "kv_bytes": info.kv_bytes if info else 0,
+    }
+
+
+def describe_model(core: Core) -> dict[str, Any]:
+    """Return a row of llm.models."""
+    info = core.info
+    return {
+        "name": core.model.name,
+        "path": core.model.path,
+        "description": info.description if info else "",
+        "family": info.family if info else "",
+        "exactness": info.exactness if info else "",
+        "state": core.state.value,
+        "reason": core.reason,
+        "window_tokens": info.window_tokens if info else 0,
+        "chat_format": info.chat_format if info else "",
+        "takes_tools": info.takes_tools if info else False,
+        "embedding_width": info.embedding_width if info else 0,
+        "devices": info.devices if info else "",
+        "slots": info.banks[0].slots if info else 0,
     }
 
 
 def statistics(kernel: Kernel) -> dict[str, Any]:
     """Return the body of sys.stat."""
-    totals = kernel.scheduler.totals
     states: dict[str, int] = {}
     for task in kernel.table.tasks.values():
         for request in task.requests:
             states[request.state.value] = states.get(request.state.value, 0) + 1
+    return {
+        **_counters(kernel.cores.first),
+        "bad_messages": kernel.bad_messages,
+        "cut_connections": kernel.cut_connections,
+        "throttled": kernel.governor.throttled_ever,
+        "requests": states,
+        "models": [{"name": core.model.name, **_counters(core)} for core in kernel.cores],
+    }
+
+
+def _counters(core: Core) -> dict[str, Any]:
+    totals = core.scheduler.totals
     return {
         "steps": totals.steps,
         "core_busy_s": totals.core_busy_ns / 1e9,
         "generated_tokens": totals.generated_tokens,
         "prompt_tokens": totals.prompt_tokens,
         "recomputed_tokens": totals.recomputed_tokens,
+        "reused_tokens": totals.reused_tokens,
         "switches": totals.switches,
         "held_preemptions": totals.held_preemptions,
         "restores": totals.restores,
@@ -58,13 +106,12 @@ def statistics(kernel: Kernel) -> dict[str, Any]:
         "dropped_contexts": totals.dropped_contexts,
         "switch_bytes": totals.switch_bytes,
         "switch_s": totals.switch_ns / 1e9,
-        "core_restarts": kernel.core_restarts,
-        "bad_messages": kernel.bad_messages,
-        "cut_connections": kernel.cut_connections,
-        "throttled": kernel.governor.throttled_ever,
-        "segment_bytes": kernel.store.held_bytes,
-        "snapshot_bytes": kernel.store.lent_bytes,
-        "requests": states,
+        "runs": totals.runs,
+        "moves": totals.moves,
+        "sampling_s": totals.sampling_ns / 1e9,
+        "core_restarts": core.restarts,
+        "segment_bytes": core.store.held_bytes,
+        "snapshot_bytes": core.store.lent_bytes,
     }
 
 
@@ -72,6 +119,7 @@ def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
     """Return the rows of proc.ps, in order of birth."""
     rows = []
     for task in kernel.table.tasks.values():
+        used, limit = _context(kernel, task)
         row = {
             "pid": task.pid,
             "ppid": task.ppid,
@@ -83,6 +131,8 @@ def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
             "cpu_percent": 100 * kernel.governor.share(task.pid),
             "throttled": kernel.governor.is_held(task.pid),
             "in_flight": len(task.requests),
+            "context_tokens": used,
+            "context_limit": limit,
             "age_s": (now_ns - task.born_ns) / 1e9,
             "status": task.status,
             "signal": task.signal,
@@ -91,12 +141,23 @@ def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
     return rows
 
 
-def boot_line(info: EngineInfo) -> str:
-    """Return the line that a person sees when the model serves."""
-    attention = "on" if info.flash_attention else "off"
+def _context(kernel: Kernel, task: Task) -> tuple[int, int]:
+    """Return the tokens of a task's largest context in flight, and how many its model allows."""
+    largest = max(task.requests, key=lambda request: len(request.tokens), default=None)
+    info = kernel.cores[largest.core if largest else 0].info
+    return len(largest.tokens) if largest else 0, info.window_tokens if info else 0
+
+
+def boot_line(name: str, info: EngineInfo) -> str:
+    """Return the line that a person sees when a model serves."""
+    kind = f"{info.description}; {info.family}, {info.exactness}"
+    if info.embedding_width:
+        line = f"embeddings of {info.embedding_width} numbers, window {info.window_tokens} tokens"
+    else:
+        banks = " + ".join(f"{bank.slots} x {bank.window_tokens}" for bank in info.banks)
+        attention = "on" if info.flash_attention else "off"
+        line = f"window {info.window_tokens} tokens, slots {banks}, flash attention {attention}"
     how = "" if info.extra_buffers else ", without repacked weights (this build crashed with them)"
     return (
-        f"model {Path(info.model).name} ({info.description}): {info.slots} slots of"
-        f" {info.window_tokens} tokens, {info.threads} threads, flash attention {attention}, loaded"
-        f" in {info.load_s:.1f} s{how}"
+        f"model {name} ({kind}) on {info.devices}: {line}, {info.threads} threads, loaded in {info.load_s:.1f} s{how}"
     )

@@ -1,4 +1,4 @@
-"""Every segment that the kernel made, by number: parked contexts of the LLM core's, and agents' memory.
+"""Every segment that the kernel made, by number: parked contexts of LLM cores, and agents' memory.
 
 Who uses it: the loop makes and drops them as the core decides; the server's side channel asks whose they are.
 What must hold: an agent's segment is handed to the process that owns it, a parked context to no agent.
@@ -28,18 +28,18 @@ class Segments:
         self._made[effect.segment] = segment, effect
         return segment
 
-    def drop(self, number: int) -> bool:
-        """Give a segment up; whether the LLM core knows it."""
+    def drop(self, number: int) -> int | None:
+        """Give a segment up; return the core that knows it, if one does."""
         segment, effect = self._made.pop(number, (None, None))
         if segment is None or effect is None:
-            return False
+            return None
         segment.close()
-        return effect.is_for_core
+        return effect.core if effect.is_for_core else None
 
-    def for_core(self) -> Iterator[tuple[int, Segment]]:
+    def for_core(self, core: int) -> Iterator[tuple[int, Segment]]:
         """Yield what a new LLM core is to be told of."""
         for number, (segment, effect) in self._made.items():
-            if effect.is_for_core:
+            if effect.is_for_core and effect.core == core:
                 yield number, segment
 
     def owned(self, process: Process, number: int) -> Segment | None:

@@ -1,6 +1,6 @@
-"""The two state machines as data; docs/states.md is printed from these tables.
+"""The state machines as data; docs/states.md is printed from these tables.
 
-Who uses it: objects.py, whose `move` is the only assignment to a state. What must hold: a step that is
+Who uses it: objects.py and cores.py, whose `move` is the only assignment to a state. What must hold: a step that is
 not listed here raises InvalidTransition.
 """
 
@@ -28,7 +28,15 @@ class RequestState(Enum):
     FINISHED_ABORTED = "finished_aborted"
 
 
-T, R = TaskState, RequestState
+class CoreState(Enum):
+    UNLOADED = "unloaded"  # no process serves the model
+    LOADING = "loading"  # a process reads it
+    READY = "ready"  # it decoded, and every logit was finite
+    STOPPING = "stopping"  # nobody asked it anything for so long that its process is being ended
+    FAILED = "failed"  # it never served and cannot: what is asked of it ends with EIO
+
+
+T, R, C = TaskState, RequestState, CoreState
 
 TASK_TRANSITIONS: dict[TaskState, dict[TaskState, str]] = {
     T.NEW: {
@@ -61,26 +69,42 @@ TASK_TRANSITIONS: dict[TaskState, dict[TaskState, str]] = {
 REQUEST_TRANSITIONS: dict[RequestState, dict[RequestState, str]] = {
     R.QUEUED: {
         R.RUNNING: "chosen, has a slot",
-        R.FINISHED_ERROR: "cannot be tokenized",
+        R.FINISHED_ERROR: "cannot be tokenized, or there is no core for it",
         R.FINISHED_ABORTED: "cancel, deadline or task gone",
     },
     R.RUNNING: {
         R.PREEMPTED: "outranked or quantum spent, or its core died",
         R.FINISHED_STOP: "stop string or end of turn",
         R.FINISHED_LENGTH: "max_tokens or window reached",
-        R.FINISHED_ERROR: "third core death",
+        R.FINISHED_ERROR: "no token can be drawn",
         R.FINISHED_ABORTED: "cancel, deadline or task gone",
     },
     R.PREEMPTED: {
         R.RUNNING: "chosen, its snapshot restored",
         R.QUEUED: "no snapshot: prefill again",
-        R.FINISHED_ERROR: "third core death",
+        R.FINISHED_ERROR: "third core death, or there is no core for it",
         R.FINISHED_ABORTED: "cancel, deadline or task gone",
     },
     R.FINISHED_STOP: {},
     R.FINISHED_LENGTH: {},
     R.FINISHED_ERROR: {},
     R.FINISHED_ABORTED: {},
+}
+
+CORE_TRANSITIONS: dict[CoreState, dict[CoreState, str]] = {
+    C.UNLOADED: {C.LOADING: "the kernel boots, or it is asked something"},
+    C.LOADING: {
+        C.READY: "its process says so",
+        C.FAILED: "its process refuses it or died too often at its start, and it never served",
+        C.UNLOADED: "the same after it has served; or the kernel goes down",
+    },
+    C.READY: {
+        C.LOADING: "its process died: another is started",
+        C.STOPPING: "nothing was asked of it for the time of --keep-alive",
+        C.UNLOADED: "its process died while the kernel goes down",
+    },
+    C.STOPPING: {C.UNLOADED: "its process has ended"},
+    C.FAILED: {},
 }
 
 FINISHED = frozenset({R.FINISHED_STOP, R.FINISHED_LENGTH, R.FINISHED_ERROR, R.FINISHED_ABORTED})

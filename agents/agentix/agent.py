@@ -118,13 +118,18 @@ class Agent:
         """Append a line to this task's log, beside what it prints."""
         self._call(calls.log(text), timeout)
 
-    def tokenize(self, text: str, *, with_special: bool = True, timeout: float | None = None) -> list[int]:
-        """The model's tokens of a text; `with_special` adds its opening token and reads control tokens."""
-        return self._call(calls.tokenize(text, with_special), timeout)
+    def tokenize(
+        self, text: str, *, with_special: bool = True, model: str = "", timeout: float | None = None
+    ) -> list[int]:
+        """The model's tokens of a text; `with_special` adds its opening token and reads control tokens.
 
-    def detokenize(self, tokens: Sequence[int], *, timeout: float | None = None) -> str:
-        """The text of tokens. Raises InvalidValue for a token outside the vocabulary."""
-        return self._call(calls.detokenize(tokens), timeout)
+        `model`: one of llm.models(); the first, if left out. Raises NoSuchModel, ModelFailed.
+        """
+        return self._call(calls.tokenize(text, with_special, model), timeout)
+
+    def detokenize(self, tokens: Sequence[int], *, model: str = "", timeout: float | None = None) -> str:
+        """The text of tokens. Raises InvalidValue for a token outside the vocabulary, NoSuchModel, ModelFailed."""
+        return self._call(calls.detokenize(tokens, model), timeout)
 
     def _call(self, call: Call, timeout: float | None) -> Any:
         return self._connection.call(call, timeout)

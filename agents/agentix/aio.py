@@ -7,28 +7,17 @@ parameters agree with agent.py (a test compares them); cancelling a task that aw
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from agentix import calls, memory
 from agentix.agent import HELLO_S, LEAVE_S, chosen_kernel, show_errors_in_one_line
 from agentix.aio_client import AsyncConnection
-from agentix.calls import (
-    Call,
-    Exit,
-    Memory,
-    Message,
-    Policies,
-    Prompt,
-    Reply,
-    Sampling,
-    Schedule,
-    Segment,
-)
+from agentix.aio_llm import AsyncLlm
+from agentix.calls import Call, Exit, Memory, Message, Policies, Schedule, Segment
 from agentix.channel import Channel
-from agentix.errors import AgentixError, NoSuchChild, NoSuchTask, TimedOut
-from agentix.mux import Inflight
+from agentix.errors import AgentixError, NoSuchChild, NoSuchTask
 
 if TYPE_CHECKING:
     import mmap
@@ -111,112 +100,17 @@ class AsyncAgent:
         await self._call(calls.log(text), timeout)
 
     async def tokenize(
-        self, text: str, *, with_special: bool = True, timeout: float | None = None
+        self, text: str, *, with_special: bool = True, model: str = "", timeout: float | None = None
     ) -> list[int]:
-        return await self._call(calls.tokenize(text, with_special), timeout)
+        return await self._call(calls.tokenize(text, with_special, model), timeout)
 
-    async def detokenize(self, tokens: Sequence[int], *, timeout: float | None = None) -> str:
-        return await self._call(calls.detokenize(tokens), timeout)
+    async def detokenize(
+        self, tokens: Sequence[int], *, model: str = "", timeout: float | None = None
+    ) -> str:
+        return await self._call(calls.detokenize(tokens, model), timeout)
 
     async def _call(self, call: Call, timeout: float | None) -> Any:
         return await self._connection.call(call, timeout)
-
-
-class AsyncLlm:
-    """Llm for asyncio; stream and submit return at once, as in agent.py, and need no await."""
-
-    def __init__(self, connection: AsyncConnection | Channel) -> None:
-        self._connection = connection
-
-    async def generate(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> Reply:
-        return await self._connection.call(calls.generate(prompt, options), timeout)
-
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        timeout: float | None = None,
-        **options: Unpack[Sampling],
-    ) -> Reply:
-        return await self.generate(messages, timeout=timeout, **options)
-
-    def stream(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> AsyncStream:
-        call = calls.generate(prompt, options, stream=True)
-        return AsyncStream(self._connection, self._connection.submit(call, timeout), timeout)
-
-    def submit(
-        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
-    ) -> AsyncPending:
-        call = calls.generate(prompt, options, stream=True)
-        return AsyncPending(self._connection, self._connection.submit(call, timeout), timeout)
-
-
-class AsyncPending:
-    """Pending for asyncio."""
-
-    def __init__(
-        self, connection: AsyncConnection | Channel, inflight: Inflight, timeout: float | None
-    ) -> None:
-        self._connection = connection
-        self._inflight = inflight
-        self._until_s = connection.until(timeout)
-
-    @property
-    def is_done(self) -> bool:
-        return self._inflight.is_done
-
-    async def result(self, timeout: float | None = None) -> Reply:
-        inflight = self._inflight
-        if timeout is not None:
-            until_s = self._connection.until(timeout)
-            if not await self._connection.wait(inflight, lambda: inflight.is_done, until_s):
-                raise TimedOut(f"llm.generate: no reply within {timeout:g} s")
-        return await self._connection.finish(inflight, self._until_s)
-
-    async def cancel(self) -> bool:
-        if self._inflight.is_done:
-            return False
-        return await self._connection.call(calls.cancel(self._inflight.id))
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def __anext__(self) -> str:
-        inflight = self._inflight
-        while True:
-            while inflight.chunks:
-                if text := inflight.chunks.popleft()["text"]:
-                    return text
-            if inflight.is_done:
-                inflight.value()
-                raise StopAsyncIteration
-            await self._wait_for_piece()
-
-    async def _wait_for_piece(self) -> None:
-        inflight = self._inflight
-        try:
-            if not await self._connection.wait(
-                inflight, lambda: bool(inflight.chunks) or inflight.is_done, self._until_s
-            ):
-                raise TimedOut("llm.generate: the kernel did not answer in time")
-        except BaseException:
-            self._connection.drop(inflight)
-            raise
-
-
-class AsyncStream(AsyncPending):
-    """Stream for asyncio."""
-
-    def close(self) -> None:
-        if not self.is_done:
-            self._connection.drop(self._inflight)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class AsyncChild:

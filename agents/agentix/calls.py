@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from agentix.errors import BadMessage, InvalidValue, MessageTooLong
@@ -20,8 +20,10 @@ from kernel.abi.address import NAME_VARIABLE
 MAX_TIMEOUT_MS = (1 << 40) - 1  # a header's deadline has as many bits
 MAX_TOKEN = (1 << 32) - 1
 MAX_MAIL_BYTES = 64 << 10  # as the kernel has it; checked here to spare the trip
+MAX_TEXTS = 64  # of one llm.embed, as the kernel has it
+MAX_TEXTS_CHARS = 1 << 20  # of these together: four bytes each at most, so that they fit a message
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]  # text, tokens, or messages of a chat
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]  # text, tokens, or messages of a chat
 
 
 class Sampling(TypedDict, total=False):
@@ -31,9 +33,22 @@ class Sampling(TypedDict, total=False):
     temperature: float  # 0: always the likeliest token
     top_k: int  # choose among so many of the likeliest; 0: all
     top_p: float  # choose among the likeliest that make up this probability
+    min_p: float  # choose among those at least so likely, as a part of the likeliest's probability; 0: off
+    typical_p: float  # choose among the least surprising that make up this probability; 1: off
+    repeat_penalty: float  # above 1: tokens that were there become less likely
+    presence_penalty: float  # taken off the logit of every token that was there
+    frequency_penalty: float  # the same, for each time that it was there
+    penalty_tokens: int  # how many of the last tokens count as having been there
+    logit_bias: Mapping[int | str, float]  # by token: added to its logit; -100 forbids it
+    logprobs: int  # tell how likely each token was, and so many of the likeliest in its place
     seed: int  # the same seed and prompt give the same text
     stop: list[str]  # end before any of these
+    grammar: str  # GBNF: what the text must be
+    json_schema: Mapping[str, Any] | str  # the JSON that the text must be
     ignore_end: bool  # go on to max_tokens even when the model is done
+    special: bool  # show control tokens by their names
+    thinking: bool  # have the model reason, or not, where its chat template knows of that
+    model: str  # one of models(); the first that generates, if left out
 
 
 class Reply(NamedTuple):
@@ -44,6 +59,9 @@ class Reply(NamedTuple):
     finish_reason: str  # "stop" or "length"
     usage: dict[str, int]  # prompt_tokens, generated_tokens
     timings: dict[str, float]  # queued_s, first_token_s, wait_s, total_s, core_s, switches, ...
+    chat_format: str = "content"  # how the model writes tool calls, for a prompt of messages
+    opens_reasoning: bool = False  # the prompt ended inside reasoning
+    logprobs: tuple[dict[str, Any], ...] | None = None  # of each token, if asked for: token, logprob, top
 
 
 class Message(NamedTuple):
@@ -150,6 +168,12 @@ def generate(prompt: Prompt, options: Mapping[str, Any], stream: bool = False) -
     else:
         body = {"tokens": pack_tokens(prompt)}  # type: ignore[arg-type]
     body.update(given(**options))
+    if isinstance(schema := body.get("json_schema"), Mapping):
+        import json  # agents that ask for no JSON start sooner
+
+        body["json_schema"] = json.dumps(schema)
+    if isinstance(biases := body.get("logit_bias"), Mapping):
+        body["logit_bias"] = {str(token): bias for token, bias in biases.items()}
     if stream:
         body["stream"] = True
     return Call("llm.generate", body, _reply)
@@ -173,9 +197,9 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 
 
 def _reply(body: dict[str, Any]) -> Reply:
-    return Reply(
-        body["text"], tuple(body["tokens"]), body["finish_reason"], body["usage"], body["timings"]
-    )
+    fields = (body["text"], tuple(body["tokens"]), body["finish_reason"], body["usage"], body["timings"])
+    logprobs = tuple(body["logprobs"]) if "logprobs" in body else None
+    return Reply(*fields, body.get("chat_format", "content"), body.get("opens_reasoning", False), logprobs)
 
 
 def cancel(call_id: int, task: int | None = None) -> Call:
@@ -183,13 +207,40 @@ def cancel(call_id: int, task: int | None = None) -> Call:
     return Call("llm.cancel", {"call": call_id}, lambda body: bool(body["cancelled"]), task)
 
 
-def tokenize(text: str, with_special: bool) -> Call:
-    body = {"text": text, "with_special": with_special}
+def tokenize(text: str, with_special: bool, model: str = "") -> Call:
+    body = {"text": text, "with_special": with_special} | given(model=model or None)
     return Call("llm.tokenize", body, lambda answer: list(answer["tokens"]))
 
 
-def detokenize(tokens: Sequence[int]) -> Call:
-    return Call("llm.detokenize", {"tokens": pack_tokens(tokens)}, lambda answer: answer["text"])
+def detokenize(tokens: Sequence[int], model: str = "") -> Call:
+    body = {"tokens": pack_tokens(tokens)} | given(model=model or None)
+    return Call("llm.detokenize", body, lambda answer: answer["text"])
+
+
+def embed(texts: Sequence[str] | Sequence[Sequence[int]], model: str = "") -> Iterator[Call]:
+    """The calls that embed these, each with as many as one may have. Raises InvalidValue."""
+    if isinstance(texts, str | bytes):
+        raise InvalidValue(f"texts is a {type(texts).__name__}, wanted a list of texts or of tokens")
+    for name, values in _batches(texts):
+        yield Call("llm.embed", {name: values} | given(model=model or None), lambda answer: answer["vectors"])
+
+
+def _batches(texts: Sequence[str] | Sequence[Sequence[int]]) -> Iterator[tuple[str, list[str | bytes]]]:
+    """Cut into lists of texts, or of tokens, none of which is too many or too long for a message."""
+    name, batch, size = "", [], 0
+    for text in texts:
+        kind, value = ("texts", text) if isinstance(text, str) else ("tokens", pack_tokens(text))
+        if batch and (kind != name or len(batch) == MAX_TEXTS or size + len(value) > MAX_TEXTS_CHARS):
+            yield name, batch
+            batch, size = [], 0
+        name, size = kind, size + len(value)
+        batch.append(value)
+    if batch:
+        yield name, batch
+
+
+def models() -> Call:
+    return Call("llm.models", {}, lambda answer: list(answer["models"]))
 
 
 def spawn(

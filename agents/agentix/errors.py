@@ -1,4 +1,4 @@
-"""One exception class for each error number of the wire, and two for a kernel that is not there.
+"""One exception class for each error number of the wire, and some for what a number alone does not tell.
 
 Who uses it: agents catch these; mux.py makes them from error replies. What must hold: every Errno has its
 class, and the text of an error is the kernel's own sentence.
@@ -44,7 +44,7 @@ class Cancelled(AgentixError):
 
 
 class ModelFailed(AgentixError):
-    """EIO: the model failed on this request, three times over."""
+    """EIO: the model failed on this request, three times over, or it cannot be loaded."""
 
     errno = Errno.EIO
 
@@ -132,6 +132,12 @@ BY_ERRNO: dict[int, type[AgentixError]] = {
 }
 
 
+class NoSuchModel(AgentixError):
+    """ENOENT from a call about models: the kernel serves none of that name."""
+
+    errno = Errno.ENOENT
+
+
 class KernelGone(AgentixError):
     """The kernel has died, or closed the connection without a reason; every call in flight ends with this."""
 
@@ -144,6 +150,8 @@ class NoKernel(AgentixError):
     errno = Errno.ESRCH
 
 
-def error_of(number: int, text: str) -> AgentixError:
-    """Return the exception for an error reply; of an unknown number, a plain AgentixError."""
+def error_of(number: int, text: str, method: str = "") -> AgentixError:
+    """Return the exception for an error reply to a method; of an unknown number, a plain AgentixError."""
+    if number == Errno.ENOENT and method.startswith("llm."):
+        return NoSuchModel(text)
     return BY_ERRNO.get(number, AgentixError)(text)

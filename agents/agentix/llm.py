@@ -6,8 +6,9 @@ cancelled, by whatever way its reader went.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls
 from agentix.calls import Prompt, Reply, Sampling
@@ -15,8 +16,12 @@ from agentix.errors import TimedOut
 
 if TYPE_CHECKING:
     from agentix.channel import Channel
+    from agentix.chat.choice import Chatting
+    from agentix.chat.stream import ChatStream
+    from agentix.chat.turn import ChatReply, Turn
     from agentix.client import Connection
     from agentix.mux import Inflight
+    from agentix.vectors import Vectors
 
 
 class Llm:
@@ -28,18 +33,39 @@ class Llm:
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
     ) -> Reply:
-        """Generate text and wait for all of it. Raises PromptTooLong, TryAgain, TimedOut, ModelFailed."""
+        """Generate text and wait for all of it.
+
+        Raises NoSuchModel, InvalidValue, PromptTooLong, TryAgain, TimedOut, ModelFailed.
+        """
         return self._connection.call(calls.generate(prompt, options), timeout)
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         timeout: float | None = None,
-        **options: Unpack[Sampling],
-    ) -> Reply:
-        """Generate the next message of a chat."""
-        return self.generate(messages, timeout=timeout, **options)
+        **options: Unpack[Chatting],
+    ) -> ChatReply:
+        """Generate the next message of a chat, read into content, reasoning and tool calls.
+
+        Messages, tools and tool_choice are as in OpenAI's API. Raises InvalidValue and what generate() raises.
+        """
+        turn = self._turn(messages, options, timeout)
+        return turn.read(self._connection.call(turn.call(stream=False), timeout))
+
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Chatting],
+    ) -> ChatStream:
+        """chat() delta by delta; leaving the loop early cancels the rest."""
+        from agentix.chat.stream import ChatStream
+
+        turn = self._turn(messages, options, timeout)
+        inflight = self._connection.submit(turn.call(stream=True), timeout)
+        return ChatStream(Stream(self._connection, inflight, timeout), turn)
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
@@ -54,6 +80,41 @@ class Llm:
         """Start generating and return at once: an agent may have several requests in flight."""
         call = calls.generate(prompt, options, stream=True)
         return Pending(self._connection, self._connection.submit(call, timeout), timeout)
+
+    def embed(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        model: str = "",
+        timeout: float | None = None,
+    ) -> Vectors:
+        """The vectors of texts, or of tokens: shape (texts, width), float32, each of length 1.
+
+        A numpy array, or lists of floats where numpy is not installed. `model`: one of models(); the first for
+        embeddings, if left out. Raises NoSuchModel, InvalidValue, PromptTooLong, ModelFailed, TimedOut.
+        """
+        from agentix.vectors import vectors_of
+
+        end_s = None if timeout is None else time.monotonic() + timeout
+        raw: list[bytes] = []
+        for call in calls.embed(texts, model):
+            left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
+            raw += self._connection.call(call, left_s)
+        return vectors_of(raw)
+
+    def models(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The models that this kernel serves, the first one first: name, path, state, window_tokens, ..."""
+        return self._connection.call(calls.models(), timeout)
+
+    def _turn(
+        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], timeout: float | None
+    ) -> Turn:
+        from agentix.chat.turn import Turn  # agents that do not chat start sooner
+
+        turn = Turn(messages, options)
+        if turn.wants_format:
+            turn.force(self._connection.call(calls.models(), timeout))
+        return turn
 
 
 class Pending:
@@ -87,15 +148,20 @@ class Pending:
         return self
 
     def __next__(self) -> str:
+        while (chunk := self.next_chunk()) is not None:
+            if chunk["text"]:
+                return chunk["text"]
+        raise StopIteration
+
+    def next_chunk(self) -> dict[str, Any] | None:
+        """Wait for the kernel's next chunk as it is, None after the last; raises the request's error."""
         inflight = self._inflight
-        while True:
-            while inflight.chunks:
-                if text := inflight.chunks.popleft()["text"]:
-                    return text
+        while not inflight.chunks:
             if inflight.is_done:
                 inflight.value()
-                raise StopIteration
+                return None
             self._wait_for_piece()
+        return inflight.chunks.popleft()
 
     def _wait_for_piece(self) -> None:
         inflight = self._inflight

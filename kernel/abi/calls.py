@@ -6,11 +6,11 @@ SDK builds bodies from the same names. What must hold: a field that is not here 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
 from kernel.abi.errors import Errno, KernelError
+from kernel.abi.schema import bounded, check_body, schema_of
 
 # Bounds of single fields; what they bound is said where they are used.
 MAX_NAME_CHARS = 64
@@ -18,14 +18,16 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_MESSAGES = 800  # five values each: see shape.py
 MAX_TOKENS = 1 << 20
+MAX_TOOLS_CHARS = 128 << 10
+MAX_CONSTRAINT_CHARS = 64 << 10
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
+MAX_LOGPROBS = 20
+MAX_LOGPROB_ENTRIES = 1 << 16  # of a reply: max_tokens times (logprobs + 1)
+MAX_TEXTS = 64  # of one llm.embed: its vectors are one answer
 MAX_MAIL_BYTES = 64 << 10
 MAX_LOG_CHARS = 4096
 CAPABILITIES = ("task.create",)  # what a task may be given; an operator has all
-
-
-def bounded(low: float, high: float, default: Any = MISSING) -> Any:
-    """Declare a number field with its inclusive range, or a string or list field with its length's."""
-    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,8 @@ class SysHello:
     """Introduce this process to the kernel; the first call on a connection.
 
     Answers {version, pid, kernel_pid, connection, model, window_tokens, policy}. `connection` is its number
-    on the side channel. EPROTO: another version; EAGAIN: too many tasks; EINVAL: in a held task's name."""
+    on the side channel; window_tokens is 0 until the first model was loaded. EPROTO: another version; EAGAIN: too
+    many tasks; EINVAL: in a held task's name."""
 
     version: int = bounded(0, 1 << 31)
     name: str = bounded(0, MAX_NAME_CHARS, "")
@@ -42,9 +45,11 @@ class SysHello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysInfo:
     """Answer {version, model, description, is_ready, slots, window_tokens, threads, policy,
-    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention}.
+    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention,
+    models: [{name, state, core_pid, core_restarts, banks: [[slots, window_tokens, size_bytes]], kv_bytes}]}.
 
-    is_ready: the model is loaded and an LLM core serves it."""
+    is_ready: the first model is loaded and an LLM core serves it. All but `models` is of the first model, or of
+    the kernel; llm.models says more of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,32 +57,58 @@ class SysStat:
     """Answer the kernel's counters since boot: {steps, core_busy_s, generated_tokens, prompt_tokens,
     recomputed_tokens, switches, held_preemptions, restores, failed_restores, dropped_contexts,
     switch_bytes, switch_s, core_restarts, bad_messages, cut_connections, throttled, segment_bytes,
-    snapshot_bytes, requests: {state: count}}.
+    snapshot_bytes, requests: {state: count}, runs, moves, sampling_s, reused_tokens, models: [{name, ...}]}.
 
     cut_connections: closed by the kernel for what their peers did; held_preemptions: switches inside a
-    character or a possible stop string; segment_bytes: held for parked contexts, snapshot_bytes: of those
-    in use."""
+    character, a possible stop string or a grammar; segment_bytes: held for parked contexts, snapshot_bytes: of
+    those in use; runs: passes over the model's weights; moves: contexts that changed places inside the core;
+    reused_tokens: of prompts, whose context was still there. Counters of a model are the first one's here, and
+    each one's in `models`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmGenerate:
     """Generate text from exactly one of `prompt`, `messages` or `tokens` (a list, or 4 bytes little-endian each).
 
+    `messages` are maps {role, content, tool_calls: [{id, type, function: {name, arguments}}], tool_call_id, name,
+    reasoning_content}, laid out by the model's own template, which gets `tools` (maps, or JSON text of a list of
+    these) and `thinking` too. `logit_bias` maps token ids, as decimal text, to numbers from -100, which forbids the
+    token, to 100. `grammar` (GBNF) or `json_schema` (JSON text) says what the text must be. `special` shows control
+    tokens by name. `model` is a name of llm.models; the first that generates, if left out.
+
     With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
-    "stop"|"length", usage: {prompt_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
-    total_s, core_s, switches, restores, recomputed_tokens}}. EINVAL: a field; EFBIG: the prompt and one
-    token do not fit the window; EAGAIN: too many requests in flight; ETIMEDOUT: deadline; EINTR:
-    cancelled; EIO: three LLM cores died while this request was on them."""
+    "stop"|"length", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
+    total_s, core_s, switches, restores, recomputed_tokens}}. With logprobs, the answer and the chunks have logprobs:
+    [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
+    {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning.
+
+    EINVAL: a field, or the model's template, grammar or schema refuses it; ENOENT: no such model; EFBIG: the
+    prompt and one token do not fit the window; EAGAIN: too many requests in flight; ETIMEDOUT: deadline; EINTR:
+    cancelled; EIO: three LLM cores died while this request was on them, or the model cannot be loaded."""
 
     prompt: str | None = None
     messages: list | None = bounded(1, MAX_MESSAGES, None)
     tokens: list | bytes | None = bounded(1, 4 * MAX_TOKENS, None)
+    tools: list | str | None = bounded(0, MAX_TOOLS_CHARS, None)
+    thinking: bool | None = None
+    model: str = bounded(0, MAX_NAME_CHARS, "")
     max_tokens: int = bounded(1, 1 << 20, 256)
     temperature: float = bounded(0.0, 100.0, 0.0)
     top_k: int = bounded(0, 1 << 20, 40)
     top_p: float = bounded(0.0, 1.0, 1.0)
+    min_p: float = bounded(0.0, 1.0, 0.0)
+    typical_p: float = bounded(0.0, 1.0, 1.0)
+    repeat_penalty: float = bounded(0.01, 100.0, 1.0)
+    presence_penalty: float = bounded(-100.0, 100.0, 0.0)
+    frequency_penalty: float = bounded(-100.0, 100.0, 0.0)
+    penalty_tokens: int = bounded(0, 4096, 64)
+    logit_bias: dict | None = bounded(0, MAX_BIASES, None)
+    logprobs: int | None = bounded(0, MAX_LOGPROBS, None)
     seed: int = bounded(0, (1 << 63) - 1, 0)
     stop: list | None = bounded(0, MAX_STOP_STRINGS, None)
+    grammar: str | None = bounded(1, MAX_CONSTRAINT_CHARS, None)
+    json_schema: str | None = bounded(1, MAX_CONSTRAINT_CHARS, None)
+    special: bool = False
     ignore_end: bool = False
     stream: bool = False
 
@@ -91,19 +122,46 @@ class LlmCancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmTokenize:
-    """Answer {tokens: [int]}; with_special adds the model's opening token and reads control tokens."""
+    """Answer {tokens: [int]}; with_special adds the model's opening token and reads control tokens.
+
+    ENOENT: no such model; EIO: it cannot be loaded."""
 
     text: str
     with_special: bool = True
+    model: str = bounded(0, MAX_NAME_CHARS, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmDetokenize:
     """Answer {text} of tokens, given as in llm.generate; bytes that are no UTF-8 become U+FFFD.
 
-    EINVAL: a token outside the vocabulary."""
+    EINVAL: a token outside the vocabulary; ENOENT: no such model; EIO: it cannot be loaded."""
 
     tokens: list | bytes = bounded(0, 4 * MAX_TOKENS)
+    model: str = bounded(0, MAX_NAME_CHARS, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmEmbed:
+    """Answer {vectors: [bytes], width}: a vector of length 1 for each of `texts`, or of `tokens` (lists, or bytes as in
+    llm.generate); `width` little-endian float32 each.
+
+    `model` is a name of llm.models; the first one for embeddings, if left out. EINVAL: a field, or the model is none
+    for embeddings; ENOENT: no such model; EFBIG: a text does not fit its window; EIO: it cannot be loaded, or
+    three LLM cores died of this."""
+
+    texts: list | None = bounded(1, MAX_TEXTS, None)
+    tokens: list | None = bounded(1, MAX_TEXTS, None)
+    model: str = bounded(0, MAX_NAME_CHARS, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmModels:
+    """Answer {models: [{name, path, description, family, exactness, state, reason, window_tokens, chat_format,
+    takes_tools, embedding_width, devices, slots}]}, the first one first.
+
+    state: unloaded, loading, ready, stopping, failed; `reason` says why it failed. What only its LLM core can know
+    is empty, zero or false until it was loaded once; embedding_width is 0 for a model that generates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +228,11 @@ class ProcKill:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcPs:
     """Answer {tasks: [{pid, ppid, name, has_process, state, waits_for, priority, cpu_s, cpu_percent, throttled,
-    rss_bytes, requests, in_flight, prompt_tokens, generated_tokens, recomputed_tokens, switches,
-    restores, switch_bytes, wait_s, ttft_s, calls, age_s, status, signal}]}."""
+    rss_bytes, requests, in_flight, context_tokens, context_limit, prompt_tokens, generated_tokens,
+    recomputed_tokens, switches, restores, switch_bytes, wait_s, ttft_s, calls, age_s, status, signal}]}.
+
+    context_tokens: of the task's largest context in flight; context_limit: what its model allows, 0 until that is
+    known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +330,8 @@ CALLS: dict[str, type] = {
     "llm.cancel": LlmCancel,
     "llm.tokenize": LlmTokenize,
     "llm.detokenize": LlmDetokenize,
+    "llm.embed": LlmEmbed,
+    "llm.models": LlmModels,
     "task.create": TaskCreate,
     "proc.spawn": ProcSpawn,
     "proc.exit": ProcExit,
@@ -288,21 +351,7 @@ CALLS: dict[str, type] = {
 }
 
 
-def _schema(call: type) -> dict[str, tuple[tuple[type, ...], float | None, float | None, bool]]:
-    """Return field -> (accepted types, low, high, is required), worked out once per class."""
-    hints = get_type_hints(call)
-    table = {}
-    for item in fields(call):
-        hint = hints[item.name]
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if float in kinds:
-            kinds = (*kinds, int)
-        is_required = item.default is MISSING
-        table[item.name] = (kinds, item.metadata.get("low"), item.metadata.get("high"), is_required)
-    return table
-
-
-SCHEMAS = {method: _schema(call) for method, call in CALLS.items()}
+SCHEMAS = {method: schema_of(call) for method, call in CALLS.items()}
 
 _EMPTY = {  # a call without fields is made once: they are frozen
     method: call()
@@ -312,30 +361,11 @@ _EMPTY = {  # a call without fields is made once: they are frozen
 
 
 def validate(method: str, body: dict[str, Any]) -> Any:
-    """Return the call object for a body. Raises KernelError ENOSYS or EINVAL naming field and value."""
+    """Return the call object for a body. Raises KernelError ENOSYS, EINVAL or EMSGSIZE naming field and value."""
     call = CALLS.get(method)
     if call is None:
         raise KernelError(Errno.ENOSYS, f"no method {method[:64]!a}")
     if not body and method in _EMPTY:
         return _EMPTY[method]
-    schema = SCHEMAS[method]
-    for name, value in body.items():
-        if name not in schema:
-            raise KernelError(Errno.EINVAL, f"{method}: unknown field {name[:64]!a}")
-        kinds, low, high, _ = schema[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            got = type(value).__name__
-            raise KernelError(Errno.EINVAL, f"{method}: {name} is a {got}, wanted {wanted}")
-        if low is None or high is None or value is None:
-            continue
-        is_sized = isinstance(value, str | bytes | list | tuple | dict)
-        measure = len(value) if is_sized else value
-        if not low <= measure <= high:
-            what = f"{name} has length" if is_sized else f"{name} is"
-            number = Errno.EMSGSIZE if isinstance(value, bytes) and measure > high else Errno.EINVAL
-            raise KernelError(number, f"{method}: {what} {measure}, wanted {low} to {high}")
-    for name, (_, _, _, is_required) in schema.items():
-        if is_required and name not in body:
-            raise KernelError(Errno.EINVAL, f"{method}: field {name} is missing")
+    check_body(method, SCHEMAS[method], body)
     return call(**body)

@@ -83,15 +83,15 @@ def decode_call(frame: bytes) -> Call:
     values = _array(frame)
     call_id = values[0] if values else None
     if type(call_id) is not int or not 0 < call_id <= MAX_ID:
-        raise BadCall(Errno.EBADMSG, f"call id is {_show(call_id)}, wanted an int from 1 to 2^63-1")
+        raise BadCall(Errno.EBADMSG, f"call id is {show(call_id)}, wanted an int from 1 to 2^63-1")
     if not 3 <= len(values) <= 4:
         text = f"a call is an array of 3 or 4 values, this one of {len(values)}"
         raise BadCall(Errno.EBADMSG, text, call_id)
     method, body = values[1], values[2]
     if type(method) is not str:
-        raise BadCall(Errno.EBADMSG, f"method is {_show(method)}, wanted a string", call_id)
+        raise BadCall(Errno.EBADMSG, f"method is {show(method)}, wanted a string", call_id)
     if type(body) is not dict:
-        text = f"the body of {_show(method)} is a {type(body).__name__}, wanted a map"
+        text = f"the body of {show(method)} is a {type(body).__name__}, wanted a map"
         raise BadCall(Errno.EBADMSG, text, call_id)
     if len(values) == 3:
         return Call(call_id, method, body)
@@ -101,17 +101,17 @@ def decode_call(frame: bytes) -> Call:
 def decode_answer(frame: bytes) -> Answer:
     """Return a kernel's answer. Raises BadCall on anything that is not one."""
     if frame[:_START] != MAGIC:
-        raise BadCall(Errno.EBADMSG, f"an answer starts with {_show(bytes(frame[:_START]))}")
+        raise BadCall(Errno.EBADMSG, f"an answer starts with {show(bytes(frame[:_START]))}")
     try:
         values = _unpackb(memoryview(frame)[_START:])
         call_id, kind, body, *rest = values
     except Exception as error:
-        raise BadCall(Errno.EBADMSG, f"not an answer: {_show(str(error))}") from None
+        raise BadCall(Errno.EBADMSG, f"not an answer: {show(str(error))}") from None
     seq = rest[0] if rest else -1
     is_typed = type(call_id) is int and type(body) is dict and type(seq) is int
     is_known = kind in ("chunk", "reply", "error")
     if not (is_typed and is_known and len(rest) == (seq >= 0) == (kind == "chunk")):
-        raise BadCall(Errno.EBADMSG, f"not an answer: {_show(values)}")
+        raise BadCall(Errno.EBADMSG, f"not an answer: {show(values)}")
     return Answer(call_id, kind, seq, body)
 
 
@@ -137,7 +137,7 @@ def _array(frame: bytes) -> list[Any]:
     """Unpack a message, after a look at what it holds when it is long enough to hold much."""
     if frame[:_START] != MAGIC:
         number = Errno.EPROTO if frame[:3] == MAGIC[:3] else Errno.EBADMSG
-        raise BadCall(number, f"a message starts with {_show(bytes(frame[:_START]))}, wanted {MAGIC!r}")
+        raise BadCall(number, f"a message starts with {show(bytes(frame[:_START]))}, wanted {MAGIC!r}")
     try:
         if len(frame) > SMALL_BYTES:
             check_shape(frame, _START)
@@ -145,7 +145,7 @@ def _array(frame: bytes) -> list[Any]:
     except TooMuch as error:
         raise BadCall(Errno.EBADMSG, str(error), error.call_id) from None
     except Exception as error:  # msgpack raises half a dozen unrelated classes on hostile input
-        raise BadCall(Errno.EBADMSG, f"a message is not msgpack: {_show(str(error))}") from None
+        raise BadCall(Errno.EBADMSG, f"a message is not msgpack: {show(str(error))}") from None
     if type(values) is not list:
         raise BadCall(Errno.EBADMSG, f"a message is a {type(values).__name__}, wanted an array")
     return values
@@ -153,18 +153,18 @@ def _array(frame: bytes) -> list[Any]:
 
 def _options(call_id: int, options: Any) -> tuple[int | None, int | None]:
     if type(options) is not dict or not options.keys() <= {"deadline_ms", "task"}:
-        text = f"call options are {_show(options)}, wanted a map of deadline_ms and task"
+        text = f"call options are {show(options)}, wanted a map of deadline_ms and task"
         raise BadCall(Errno.EBADMSG, text, call_id)
     for name, most in (("deadline_ms", 1 << 40), ("task", 1 << 31)):
         value = options.get(name)
         if value is not None and not (type(value) is int and 0 <= value < most):
-            text = f"call option {name} is {_show(value)}, wanted an int from 0 to {most - 1}"
+            text = f"call option {name} is {show(value)}, wanted an int from 0 to {most - 1}"
             raise BadCall(Errno.EBADMSG, text, call_id)
     return options.get("deadline_ms"), options.get("task")
 
 
-def _show(value: Any) -> str:
-    """A value for an error text: bounded, printable, however long or deep the value is."""
+def show(value: Any) -> str:
+    """Return a value for an error text: bounded, printable, however long or deep the value is."""
     text = _brief.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 80 else text[:77] + "..."
 

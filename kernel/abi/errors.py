@@ -12,10 +12,10 @@ from enum import IntEnum
 
 class Errno(IntEnum):
     EPERM = errno.EPERM  # the caller lacks the right
-    ENOENT = errno.ENOENT  # no such segment
+    ENOENT = errno.ENOENT  # no such segment or model
     ESRCH = errno.ESRCH  # no such task
     EINTR = errno.EINTR  # cancelled by the caller
-    EIO = errno.EIO  # the model failed on this request
+    EIO = errno.EIO  # the model failed on this request, or cannot be loaded
     ECHILD = errno.ECHILD  # nothing to wait for
     EAGAIN = errno.EAGAIN  # a limit is reached for now
     ENOMEM = errno.ENOMEM  # no memory for the segment or the context

@@ -9,7 +9,7 @@ Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md
 from __future__ import annotations
 
 MAX_ITEMS = 4096  # values in one message, at every depth, keys included
-MAX_DEPTH = 8  # of maps and arrays in one another, the message's own array included
+MAX_DEPTH = 16  # of maps and arrays in one another, the message's own array included
 
 
 class TooMuch(Exception):

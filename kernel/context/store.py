@@ -13,14 +13,18 @@ from shm.pool import Pool
 
 
 class SegmentStore(Pool):
-    """Lends segments by size. `emit` takes the effects that make and drop them."""
+    """Lends segments by size to one model's contexts. `emit` takes the effects that make and drop them."""
 
     def __init__(
-        self, limit_bytes: int, next_segment: Callable[[], int], emit: Callable[[Effect], None]
+        self,
+        limit_bytes: int,
+        next_segment: Callable[[], int],
+        emit: Callable[[Effect], None],
+        core: int = 0,
     ) -> None:
         def make(size_bytes: int) -> int:
             segment = next_segment()
-            emit(MakeSegment(segment, size_bytes, is_for_core=True))
+            emit(MakeSegment(segment, size_bytes, is_for_core=True, core=core))
             return segment
 
         super().__init__(limit_bytes, make, lambda segment: emit(DropSegment(segment)))

@@ -17,12 +17,17 @@ import socket
 import struct
 import subprocess
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from kernel.abi.codec import pack, unpack
 from kernel.engine.base import (
+    Bank,
+    Constraint,
     EngineInfo,
+    Opening,
     Restore,
     Row,
     Sampled,
@@ -52,6 +57,17 @@ class LinkError(Exception):
 # -- messages ---------------------------------------------------------------------------------
 
 
+def _fields_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function from an object of a dataclass with slots to its fields by position."""
+    return attrgetter(*kind.__slots__)  # type: ignore[attr-defined]
+
+
+_of_save, _of_restore, _of_row = _fields_of(Save), _fields_of(Restore), _fields_of(Row)
+_of_opening, _of_sampling, _of_constraint = _fields_of(Opening), _fields_of(Sampling), _fields_of(Constraint)
+_of_sampled, _of_result = _fields_of(Sampled), _fields_of(StepResult)
+_of_info, _of_bank = _fields_of(EngineInfo), _fields_of(Bank)
+
+
 def frame(message: tuple[Any, ...]) -> bytes:
     """Return a message with its length before it."""
     body = pack(message)
@@ -62,38 +78,36 @@ def plan_message(plan: StepPlan) -> tuple[Any, ...]:
     return (
         PLAN,
         plan.number,
-        [(save.slot, save.segment, save.tokens, save.digest) for save in plan.saves],
+        plan.closes,
+        [_of_save(save) for save in plan.saves],
         plan.clears,
-        [(back.slot, back.segment, back.tokens, back.digest) for back in plan.restores],
-        [_row_fields(row) for row in plan.decodes],
-        [_row_fields(row) for row in plan.chunks],
+        plan.banks,
+        [_of_restore(back) for back in plan.restores],
+        [_opening_fields(opening) for opening in plan.openings],
+        [_of_row(row) for row in plan.decodes],
+        [_of_row(row) for row in plan.chunks],
     )
 
 
 def read_plan(fields: tuple[Any, ...]) -> StepPlan:
     """The inverse of plan_message, less its kind."""
-    number, saves, clears, restores, decodes, chunks = fields
+    number, closes, saves, clears, banks, restores, openings, decodes, chunks = fields
     return StepPlan(
         number,
+        closes,
         tuple([Save(*save) for save in saves]),
         clears,
+        banks,
         tuple([Restore(*back) for back in restores]),
-        tuple([_row(*row) for row in decodes]),
-        tuple([_row(*row) for row in chunks]),
+        tuple([_opening(*opening) for opening in openings]),
+        tuple([Row(*row) for row in decodes]),
+        tuple([Row(*row) for row in chunks]),
     )
 
 
 def result_message(result: StepResult) -> tuple[Any, ...]:
-    return (
-        DONE,
-        result.number,
-        [(one.slot, one.token, one.piece, one.is_end) for one in result.sampled],
-        result.saved,
-        result.failed_restores,
-        result.began_ns,
-        result.ended_ns,
-        result.switch_ns,
-    )
+    number, sampled, *rest = _of_result(result)
+    return (DONE, number, [_of_sampled(one) for one in sampled], *rest)
 
 
 def read_result(fields: tuple[Any, ...]) -> StepResult:
@@ -103,24 +117,27 @@ def read_result(fields: tuple[Any, ...]) -> StepResult:
 
 
 def ready_message(info: EngineInfo) -> tuple[Any, ...]:
-    return (READY, *(getattr(info, name) for name in EngineInfo.__slots__))
+    banks = [_of_bank(bank) for bank in info.banks]
+    return (READY, *(banks if value is info.banks else value for value in _of_info(info)))
 
 
 def read_info(fields: tuple[Any, ...]) -> EngineInfo:
     """The inverse of ready_message, less its kind."""
-    return EngineInfo(*fields)
+    info = EngineInfo(*fields)
+    return replace(info, banks=tuple([Bank(*bank) for bank in info.banks]))  # type: ignore[misc]
 
 
-def _row_fields(row: Row) -> tuple[Any, ...]:
-    wanted = row.sampling
-    if wanted is None:
-        return row.slot, row.position, row.tokens, None
-    drawn = (wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
-    return row.slot, row.position, row.tokens, drawn
+def _opening_fields(opening: Opening) -> tuple[Any, ...]:
+    request, slot, sampling, constraint, *rest = _of_opening(opening)
+    rule = None if constraint is None else _of_constraint(constraint)
+    return (request, slot, _of_sampling(sampling), rule, *rest)
 
 
-def _row(slot: int, position: int, tokens: tuple[int, ...], drawn: tuple[Any, ...] | None) -> Row:
-    return Row(slot, position, tokens, None if drawn is None else Sampling(*drawn))
+def _opening(
+    request: int, slot: int, sampling: tuple[Any, ...], rule: tuple[Any, ...] | None, *rest: Any
+) -> Opening:
+    constraint = None if rule is None else Constraint(*rule)
+    return Opening(request, slot, Sampling(*sampling), constraint, *rest)
 
 
 class Unframer:
@@ -165,10 +182,12 @@ def _unpack_message(raw: bytes) -> tuple[Any, ...]:
 class CoreProcess:
     """A running LLM core. Raises OSError from the constructor when it cannot be started.
 
-    The command gets `--fd N` appended. After read has returned a CoreLost the object is closed.
+    The command gets `--fd N` appended. Events carry `core`, the place of its model among the kernel's. After read
+    has returned a CoreLost the object is closed.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, core: int = 0) -> None:
+        self.core = core
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.stderr_fd, their_stderr = -1, -1
         try:
@@ -311,17 +330,17 @@ class CoreProcess:
     def _event(self, now_ns: int, message: tuple[Any, ...]) -> Event:
         kind, *fields = message
         if kind == DONE:
-            return StepDone(now_ns, read_result(tuple(fields)))
+            return StepDone(now_ns, read_result(tuple(fields)), self.core)
         if kind == ANSWER:
             ticket, value, error = fields
             return CoreAnswer(now_ns, ticket, value, error)
         if kind == READY:
             self._is_ready = True
-            return CoreReady(now_ns, self.pid, read_info(tuple(fields)))
+            return CoreReady(now_ns, self.pid, read_info(tuple(fields)), self.core)
         if kind == FATAL:
             reason, is_memory = fields
             self.close()
-            return CoreLost(now_ns, str(reason), False, True, bool(is_memory))
+            return CoreLost(now_ns, str(reason), False, True, bool(is_memory), self.core)
         raise LinkError(f"kind {kind!r}")
 
     def _lost(self, now_ns: int, trouble: str) -> CoreLost:
@@ -336,7 +355,7 @@ class CoreProcess:
         if said and not trouble:
             reason += f": {said[-1][:300]}"
         self.close()
-        return CoreLost(now_ns, reason, self._is_ready, False)
+        return CoreLost(now_ns, reason, self._is_ready, False, core=self.core)
 
     def _await_end(self) -> None:
         """Let a core that closed its link end by itself, so that its own status is told; or kill it."""

@@ -129,13 +129,54 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sched.getattr": ({"pid": 0}, {"pid": 101, "priority": 0, "policy": "rr", "quantum_tokens": 32}),
     "sched.getpolicies": ({}, {"policies": [{"name": "rr", "doc": "Round robin."}], "current": "rr"}),
     "log.write": ({"text": "a line"}, {}),
+    "llm.embed": (
+        {"texts": ["ab", "你"], "model": "embed"},
+        {"vectors": [b"\0\0\x80?\0\0\0\0", b"\0\0\0\0\0\0\x80?"], "width": 2},
+    ),
+    "llm.models": (
+        {},
+        {
+            "models": [
+                {
+                    "name": "chat", "path": "/m.gguf", "description": "llama", "family": "dense",
+                    "exactness": "exact", "state": "ready", "reason": "", "window_tokens": 8192,
+                    "chat_format": "hermes", "takes_tools": True, "embedding_width": 0, "devices": "CPU",
+                    "slots": 10,
+                }
+            ]
+        },
+    ),
 }  # fmt: skip
 
 
 # What calls can say besides, each as one more file.
 TOKENS = {"tokens": b"\x05\0\0\0\x06\0\0\0", "max_tokens": 1}
 MESSAGES = {"messages": [{"role": "user", "content": "你"}], "max_tokens": 1}
+SAMPLED = {
+    "prompt": "Once", "model": "chat", "min_p": 0.05, "typical_p": 0.9, "repeat_penalty": 1.1,
+    "presence_penalty": 0.5, "frequency_penalty": -0.5, "penalty_tokens": 32, "logit_bias": {"5": -100, "6": 0.5},
+    "logprobs": 2, "grammar": 'root ::= "a"', "special": True,
+}  # fmt: skip
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "你"},
+        {
+            "role": "assistant", "content": None, "reasoning_content": "hm",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "5", "tool_call_id": "1", "name": "f"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "thinking": False,
+    "json_schema": '{"type": "object"}',
+}  # fmt: skip
 FORMS: dict[str, Call] = {
+    "llm.generate.sampling.call": Call(1, "llm.generate", SAMPLED),
+    "llm.generate.chat.call": Call(1, "llm.generate", CHAT),
+    "llm.generate.json-tools.call": Call(1, "llm.generate", CHAT | {"tools": '[{"type": "function"}]'}),
+    "llm.tokenize.model.call": Call(1, "llm.tokenize", {"text": "ab", "model": "chat"}),
+    "llm.detokenize.model.call": Call(1, "llm.detokenize", {"tokens": [5], "model": "chat"}),
+    "llm.embed.tokens.call": Call(1, "llm.embed", {"tokens": [[5, 6], b"\x05\0\0\0"]}),
     "llm.generate.tokens.call": Call(1, "llm.generate", TOKENS),
     "llm.generate.messages.call": Call(1, "llm.generate", MESSAGES),
     "llm.detokenize.bytes.call": Call(1, "llm.detokenize", {"tokens": b"\x05\0\0\0"}),
@@ -143,6 +184,48 @@ FORMS: dict[str, Call] = {
     "task.call": Call(2, "ipc.recv", {}, task=4194305),
     "deadline.task.call": Call(3, "ipc.recv", {}, 30_000, 4194305),
 }
+
+
+# The same of answers: what calls with these fields are answered, and answers that have grown.
+LOGPROBS = [{"token": 5, "logprob": -0.5, "top": [[5, -0.5], [6, -1.5]]}]
+TOLD = {"chat_format": "hermes", "opens_reasoning": False}
+COUNTERS = {
+    name: value
+    for name, value in EXAMPLES["sys.stat"][1].items()
+    if name not in ("bad_messages", "throttled", "requests")
+} | {"runs": 9, "moves": 0, "sampling_s": 0.125, "reused_tokens": 0}  # fmt: skip
+BANKS = [[8, 2048, 65536], [2, 8192, 65536]]
+ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llm.generate.chat.reply": (
+        "llm.generate",
+        EXAMPLES["llm.generate"][1]
+        | TOLD
+        | {"logprobs": LOGPROBS, "usage": {"prompt_tokens": 2, "cached_tokens": 1, "generated_tokens": 2}},
+    ),
+    "sys.info.models.reply": (
+        "sys.info",
+        EXAMPLES["sys.info"][1]
+        | {
+            "models": [
+                {
+                    "name": "chat", "state": "ready", "core_pid": 2, "core_restarts": 0, "banks": BANKS,
+                    "kv_bytes": 131072,
+                }
+            ]
+        },
+    ),
+    "sys.stat.models.reply": (
+        "sys.stat",
+        EXAMPLES["sys.stat"][1]
+        | {"cut_connections": 0}
+        | COUNTERS
+        | {"models": [{"name": "chat", **COUNTERS}]},
+    ),
+    "proc.ps.context.reply": (
+        "proc.ps",
+        {"tasks": [EXAMPLES["proc.ps"][1]["tasks"][0] | {"context_tokens": 5, "context_limit": 8192}]},
+    ),
+}  # fmt: skip
 
 
 def frozen(name: str) -> bytes:
@@ -163,7 +246,11 @@ def current() -> dict[str, bytes]:
         messages[f"{method}.reply"] = encode_answer(number, "reply", answer)
     for name, call in FORMS.items():
         messages[name] = encode_call(*call)
+    for name, (_, body) in ANSWERS.items():
+        messages[name] = encode_answer(1, "reply", body)
     messages["chunk"] = encode_answer(5, "chunk", {"text": "你", "tokens": [5]}, 3)
+    first = {"text": "你", "tokens": [5], "logprobs": LOGPROBS} | TOLD
+    messages["chunk.first"] = encode_answer(5, "chunk", first, 0)
     for number in Errno:
         messages[f"error.{number.name}"] = encode_error(9, KernelError(number, "what is wrong"))
     return messages
@@ -173,12 +260,12 @@ def test_every_call_has_an_example():
     assert set(EXAMPLES) == set(CALLS)
 
 
-def test_an_example_gives_every_field_of_its_call():
-    one_of = {"messages", "tokens"}  # llm.generate takes one of three
-    for method, (body, _) in EXAMPLES.items():
-        validate(method, body)
-        fields = set(CALLS[method].__dataclass_fields__)
-        assert fields - set(body) <= (one_of if method == "llm.generate" else set())
+def test_the_examples_give_every_field_of_every_call():
+    given = {(method, field) for method, (body, _) in EXAMPLES.items() for field in body}
+    given |= {(form.method, field) for form in FORMS.values() for field in form.body}
+    for method, call in CALLS.items():
+        validate(method, EXAMPLES[method][0])
+        assert {(method, field) for field in call.__dataclass_fields__} <= given
 
 
 def test_there_is_a_file_for_each_message_and_no_other():
@@ -207,6 +294,12 @@ def test_frozen_options_and_other_forms_are_still_understood(name):
     call = decode_call(frozen(name))
     assert call == FORMS[name]
     validate(call.method, call.body)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_other_frozen_answers_are_still_understood(name):
+    reply = decode_answer(frozen(name))
+    assert (reply.kind, as_lists(reply.body)) == ("reply", as_lists(ANSWERS[name][1]))
 
 
 def test_a_frozen_chunk_is_still_understood():

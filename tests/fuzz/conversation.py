@@ -17,7 +17,7 @@ from typing import Any
 from kernel.abi.address import socket_name
 from kernel.abi.codec import Answer, decode_answer, encode_call
 from kernel.abi.descriptors import ANSWER, HELLO
-from kernel.config import Config
+from kernel.config import Config, ModelConfig
 from kernel.core import Kernel
 from kernel.effects import (
     Disconnect,
@@ -157,7 +157,7 @@ class _World:
         self._epoll = select.epoll()
         self._segments = Segments()
         self._server = Server(NAME, self._epoll, self._segments.owned)
-        config = Config(model="none", name=NAME, snapshot_bytes=1 << 20)
+        config = Config((ModelConfig("none", "none"),), NAME, snapshot_bytes=1 << 20)
         self._kernel = Kernel(config, os.getpid())
         self._kernel.start(self.now_ns)
         self._pending: list[Event] = []

@@ -13,27 +13,53 @@ from kernel.ipc import mailbox
 from kernel.ipc.mailbox import Mail, Mailbox, PostOffice
 from kernel.objects import Call, Request, Task
 from kernel.proc.table import TaskTable
-from kernel.states import TaskState
+from kernel.states import CoreState, TaskState
 
 
 def check(kernel: Kernel) -> None:
     tasks = list(kernel.table.tasks.values())
     living = {task.pid for task in tasks if task.state is not TaskState.ZOMBIE}
-    _check_contexts(kernel.scheduler._slots, tasks)
+    _check_contexts({core.number: core.scheduler._slots for core in kernel.cores}, tasks)
     _check_calls(kernel.calls, tasks)
     _check_tasks(kernel.table)
     _check_mail(kernel.post, living)
     assert kernel.memory._segments.keys() <= living
     assert kernel.governor._accounts.keys() <= living
     assert {one.call.key for task in tasks for one in task.requests} == kernel.requests._by_call.keys()
-    assert kernel.store.held_bytes <= kernel.store.limit_bytes
+    assert all(core.scheduler._kept._kept.keys() <= living for core in kernel.cores)
+    assert all(core.store.held_bytes <= core.store.limit_bytes for core in kernel.cores)
+    _check_cores(kernel, tasks)
 
 
-def _check_contexts(slots: list[Request | None], tasks: list[Task]) -> None:
+def _check_cores(kernel: Kernel, tasks: list[Task]) -> None:
+    in_flight = Counter(request.core for task in tasks for request in task.requests)
+    assert +kernel.requests._in_flight == in_flight
+    asks = kernel.asks
+    for core in kernel.cores:
+        is_up = core.state is CoreState.READY
+        assert is_up == (core.scheduler.info is not None) == (core.number in asks._up)
+        assert is_up or core.idle_since_ns is None
+        if core.state is CoreState.FAILED:
+            assert not kernel._is_used(core.number), "something waits for a core that will never be"
+        if kernel._is_used(core.number) and not kernel.is_going_down:
+            is_waited_for = core.state in (CoreState.UNLOADED, CoreState.STOPPING)
+            assert core.is_wanted or not is_waited_for, "something waits for a core that nobody starts"
+    states = {core.state for core in kernel.cores}
+    if any(core.state is CoreState.UNLOADED and core.is_wanted for core in kernel.cores):
+        assert CoreState.LOADING in states or kernel.is_going_down, "a core is wanted and none loads"
+    open_asks = {ticket for tickets in asks._by_call.values() for ticket in tickets}
+    assert open_asks == asks._questions.keys()
+    for call in (*asks._by_call, *(item.call for item in asks._waiting)):
+        assert kernel.calls._find(*call.key) is call, "a question whose call was answered"
+
+
+def _check_contexts(slots_of: dict[int, list[Request | None]], tasks: list[Task]) -> None:
     lent = [one.snapshot.segment for task in tasks for one in task.requests if one.snapshot]
     assert len(lent) == len(set(lent)), "one segment in two snapshots"
-    for slot, request in enumerate(slots):
-        assert request is None or (request.slot == slot and not request.is_finished)
+    for core, slots in slots_of.items():
+        for slot, request in enumerate(slots):
+            assert request is None or (request.slot == slot and not request.is_finished)
+            assert request is None or request.core == core
     for task in tasks:
         assert task.running == sum(request.slot is not None for request in task.requests)
         for request in task.requests:

@@ -20,7 +20,8 @@ from invariants import check
 
 from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
 from kernel.abi.errors import KernelError
-from kernel.config import Config
+from kernel.config import Config, ModelConfig
+from kernel.context.store import SegmentStore
 from kernel.core import Kernel
 from kernel.effects import (
     AskCore,
@@ -38,6 +39,7 @@ from kernel.effects import (
     SetTimer,
     Signal,
     StartCore,
+    StopCore,
     Watch,
 )
 from kernel.engine.base import EngineError, StepPlan
@@ -50,12 +52,14 @@ from kernel.events import (
     Message,
     PeerGone,
     ProcessEnded,
+    ProcessSample,
     Spawned,
     SpawnFailed,
     StepDone,
     TimerFired,
 )
 from kernel.objects import Task
+from kernel.sched.scheduler import Scheduler
 
 STEP_NS = 10_000_000
 BIRTH = 1  # when every process of a test started, unless it says otherwise
@@ -80,20 +84,28 @@ class Answers:
     ends: dict[int, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)  # exactly one wanted
 
 
-class Machine:
-    """Boots a kernel with `config`'s fields over the defaults of a small one."""
+MODELS = (
+    ModelConfig("/m/chat.gguf", "chat"),
+    ModelConfig("/m/other.gguf", "other"),
+    ModelConfig("/m/embed.gguf", "embed", embedding=True),
+)
 
-    def __init__(self, *, window_tokens: int = 512, is_core_up: bool = True, **config: Any) -> None:
-        fields = {"slots": 2, "quantum_tokens": 4, "snapshot_bytes": 1 << 24} | config
-        self.config = Config(model="fake", window_tokens=window_tokens, **fields)
+
+class Machine:
+    """Boots a kernel with `config`'s fields over the defaults of a small one. Cores are told by their numbers."""
+
+    def __init__(self, *, is_core_up: bool = True, **config: Any) -> None:
+        fields = {"slots": 2, "window_tokens": 512, "quantum_tokens": 4, "snapshot_bytes": 1 << 24}
+        self.config = Config(**({"models": (ModelConfig("fake", "fake"),)} | fields | config))
         self.kernel = Kernel(self.config, pid=1)
         self.now_ns = 1_000
-        self.engine: FakeEngine | None = None
-        self.pending: StepPlan | None = None  # the core works on it
+        self.engines: dict[int, FakeEngine] = {}
+        self.working: dict[int, StepPlan] = {}  # what a core works on
         self.asks: deque[AskCore] = deque()
-        self.plans: list[StepPlan] = []
+        self.plans: list[StepPlan] = []  # of all cores
         self.segments: dict[int, np.ndarray] = {}
         self.owners: dict[int, tuple[int, int]] = {}  # (pid, birth) by segment, of those of tasks
+        self.made_for: dict[int, int] = {}  # core by segment, of the others
         self.answers: dict[int, Answers] = {}
         self.closed: dict[int, KernelError] = {}  # connections that the kernel cut off
         self.signals: list[tuple[int, int]] = []
@@ -102,7 +114,10 @@ class Machine:
         self.launches: list[Launch] = []
         self.halted: int | None = None
         self.timer_ns: int | None = None
-        self.starts: list[bool] = []
+        self.starts: list[bool] = []  # with extra buffers or without
+        self.attentions: list[str] = []  # flash attention, as it was told to the core at its start
+        self.loading: list[int] = []
+        self.stopping: list[int] = []
         self._next_pid = 100
         self.connections = itertools.count(10_001)  # unlike every pid of a test
         self.carry_out(self.kernel.start(self.now_ns))
@@ -119,38 +134,86 @@ class Machine:
         for effect in effects:
             _EFFECTS[type(effect)](self, effect)
 
-    def core_up(self) -> None:
-        self.engine = FakeEngine(slots=self.config.slots, window_tokens=self.config.window_tokens)
+    @classmethod
+    def of_three(cls, **config: Any) -> Machine:
+        """Two models that generate and one for embeddings, all loaded."""
+        machine = cls(models=MODELS, **config)
+        while machine.loading:
+            machine.core_up(machine.loading[0])
+        return machine
+
+    @property
+    def engine(self) -> FakeEngine | None:
+        """The first model's."""
+        return self.engines.get(0)
+
+    @property
+    def pending(self) -> StepPlan | None:
+        """What the first model's core works on."""
+        return self.working.get(0)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.kernel.cores.first.scheduler
+
+    @property
+    def store(self) -> SegmentStore:
+        return self.kernel.cores.first.store
+
+    def core_up(self, core: int = 0, **changes: Any) -> None:
+        """A core that was to be started is ready; `changes` are what its options say otherwise."""
+        self.loading.remove(core)
+        model = self.config.models[core]
+        options = replace(self.config.engine_options(model, True), **changes)
+        engine = self.engines[core] = FakeEngine(model.path, options)
         for segment, array in self.segments.items():
-            self.engine.attach_array(segment, array)
-        self.event(CoreReady(self.now_ns, 2, self.engine.info))
+            if self.made_for.get(segment) == core:
+                engine.attach_array(segment, array)
+        self.event(CoreReady(self.now_ns, 2 + core, engine.info, core))
 
-    def core_dies(self, *, was_ready: bool = True, reason: str = "signal SIGKILL") -> None:
-        self.engine, self.pending = None, None
-        self.asks.clear()
-        self.event(CoreLost(self.now_ns, reason, was_ready, is_fatal=False))
+    def core_dies(
+        self,
+        core: int = 0,
+        *,
+        was_ready: bool = True,
+        reason: str = "signal SIGKILL",
+        is_fatal: bool = False,
+        is_memory: bool = False,
+    ) -> None:
+        self.engines.pop(core, None)
+        self.working.pop(core, None)
+        self.loading = [one for one in self.loading if one != core]
+        self.asks = deque(ask for ask in self.asks if ask.core != core)
+        self.event(CoreLost(self.now_ns, reason, was_ready, is_fatal, is_memory, core))
 
-    def answer_asks(self) -> None:
-        """The core's text side answers everything it was asked."""
-        while self.asks and self.engine is not None:
+    def core_stops(self, core: int = 0) -> None:
+        """A core that is idle for too long has ended."""
+        self.stopping.remove(core)
+        self.core_dies(core)
+
+    def answer_asks(self, most: int = 1 << 30) -> None:
+        """The cores' text sides answer what they were asked, the oldest first."""
+        while self.asks and most:
+            most -= 1
             ask, value, error = self.asks.popleft(), None, None
+            engine = self.engines[ask.core]
             try:
-                value = self._answer(ask)
+                embeds = ask.what == "embed"
+                value = engine.embed(ask.value["texts"]) if embeds else engine.ask(ask.what, ask.value)
             except EngineError as failure:
                 error = str(failure)
             self.event(CoreAnswer(self.now_ns, ask.ticket, value, error))
 
     def step(self) -> bool:
-        """Let the core finish the step it works on; False when it has none."""
+        """Let every core finish the step it works on, in the same time; False when none has one."""
         self.answer_asks()
-        if self.pending is None or self.engine is None:
-            return False
-        plan, self.pending = self.pending, None
-        result = self.engine.step(plan)
-        began_ns, self.now_ns = self.now_ns, self.now_ns + STEP_NS
-        result = replace(result, began_ns=began_ns, ended_ns=self.now_ns)
-        self.event(StepDone(self.now_ns, result))
-        return True
+        working, self.working = self.working, {}
+        began_ns = self.now_ns
+        self.now_ns += STEP_NS if working else 0
+        for core, plan in working.items():
+            result = replace(self.engines[core].step(plan), began_ns=began_ns, ended_ns=self.now_ns)
+            self.event(StepDone(self.now_ns, result, core))
+        return bool(working)
 
     def run(self, limit: int = 20_000) -> int:
         """Step until the core has nothing to do; return the number of steps."""
@@ -166,6 +229,12 @@ class Machine:
             self.now_ns, self.timer_ns = max(self.now_ns, self.timer_ns), None
             self.event(TimerFired(self.now_ns))
         self.now_ns = end
+
+    def ps(self, peer: Peer) -> dict[int, dict[str, Any]]:
+        """Return the rows of proc.ps by pid."""
+        call = peer.call("proc.ps")
+        self.event(ProcessSample(self.now_ns, ()))
+        return {row["pid"]: row for row in peer.reply(call)["tasks"]}
 
     def task(self, pid: int) -> Task:
         return self.kernel.table.tasks[pid]
@@ -205,14 +274,6 @@ class Machine:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _answer(self, ask: AskCore) -> Any:
-        assert self.engine is not None
-        if ask.what == "tokenize":
-            return self.engine.tokenize(*ask.value)
-        if ask.what == "chat":
-            return self.engine.tokenize(self.engine.render(ask.value), True)
-        return b"".join(self.engine.piece(token) for token in ask.value)
-
     def _sent(self, effect: Send | Refuse) -> None:
         answer = decode_answer(effect.frame)
         answers = self.answers.setdefault(effect.peer, Answers())
@@ -227,21 +288,38 @@ class Machine:
             assert len(ends) == 1 or answer.id == 0, f"{effect.peer} call {answer.id} was answered twice"
 
     def _run_step(self, effect: RunStep) -> None:
-        assert self.pending is None, "two steps at once"
-        self.pending = effect.plan
+        assert effect.core not in self.working, "two steps at once"
+        self.working[effect.core] = effect.plan
         self.plans.append(effect.plan)
 
     def _make_segment(self, effect: MakeSegment) -> None:
         self.segments[effect.segment] = np.zeros(effect.size_bytes, np.uint8)
         if not effect.is_for_core:
             self.owners[effect.segment] = effect.owner
-        if effect.is_for_core and self.engine is not None:
-            self.engine.attach_array(effect.segment, self.segments[effect.segment])
+            return
+        self.made_for[effect.segment] = effect.core
+        if effect.core in self.engines:
+            self.engines[effect.core].attach_array(effect.segment, self.segments[effect.segment])
 
     def _drop_segment(self, effect: DropSegment) -> None:
         del self.segments[effect.segment]
-        if self.engine is not None:
-            self.engine.detach(effect.segment)
+        core = self.made_for.pop(effect.segment, None)
+        if core in self.engines:
+            self.engines[core].detach(effect.segment)
+
+    def _start_core(self, effect: StartCore) -> None:
+        assert effect.core not in (*self.engines, *self.loading), "two cores of one model"
+        self.starts.append(effect.extra_buffers)
+        self.attentions.append(effect.flash_attention)
+        self.loading.append(effect.core)
+
+    def _stop_core(self, effect: StopCore) -> None:
+        assert effect.core not in self.working, "a core that works is stopped"
+        self.stopping.append(effect.core)
+
+    def _ask_core(self, effect: AskCore) -> None:
+        assert effect.core in self.engines, "a core is asked that is not there"
+        self.asks.append(effect)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self.timer_ns = effect.at_ns
@@ -334,8 +412,9 @@ _EFFECTS: dict[type, Any] = {
     DropSegment: Machine._drop_segment,
     SetTimer: Machine._set_timer,
     Halt: Machine._halt,
-    StartCore: lambda machine, effect: machine.starts.append(effect.extra_buffers),
-    AskCore: lambda machine, effect: machine.asks.append(effect),
+    StartCore: Machine._start_core,
+    StopCore: Machine._stop_core,
+    AskCore: Machine._ask_core,
     Launch: lambda machine, effect: machine.launches.append(effect),
     Signal: lambda machine, effect: machine.signals.append((effect.pid, effect.number)),
     SampleProcesses: lambda machine, effect: machine.sampled_pids.append(effect.pids),

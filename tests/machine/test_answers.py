@@ -32,13 +32,18 @@ def has(found: object, wanted: object) -> bool:
 
 
 def answers() -> dict[str, dict]:
-    machine = Machine()
+    machine = Machine.of_three()
     peer, operator = machine.agent("a"), machine.operator()
     found = {"sys.hello": peer.reply(1)}
     calls = {
         "sys.info": peer.call("sys.info"),
         "sys.stat": peer.call("sys.stat"),
         "llm.generate": peer.call("llm.generate", prompt="hello", max_tokens=3, ignore_end=True),
+        "llm.generate.chat": peer.call(
+            "llm.generate", messages=[{"role": "user", "content": "a"}], max_tokens=3, logprobs=1, ignore_end=True
+        ),
+        "llm.embed": peer.call("llm.embed", texts=["a"]),
+        "llm.models": peer.call("llm.models"),
         "llm.tokenize": peer.call("llm.tokenize", text="ab"),
         "llm.detokenize": peer.call("llm.detokenize", tokens=[1]),
         "llm.cancel": peer.call("llm.cancel", call=99),
@@ -73,17 +78,18 @@ ANSWERS = answers()
 @pytest.mark.parametrize("path", sorted(FROZEN.glob("*.reply.hex")), ids=lambda path: path.name)
 def test_an_answer_has_every_field_that_its_frozen_one_has(path):
     frozen = decode_answer(bytes.fromhex(path.read_text()))
-    method = path.name.removesuffix(".reply.hex")
+    form = path.name.removesuffix(".reply.hex")
+    method = ".".join(form.split(".")[:2])
     if method == "sys.stat":
         frozen.body["requests"] = {}
-    assert has(keys(ANSWERS[method]), keys(frozen.body))
+    assert has(keys(ANSWERS.get(form, ANSWERS[method])), keys(frozen.body))
 
 
 def test_every_field_of_an_answer_is_documented():
     missing = {
-        f"{method}: {key}"
-        for method, body in ANSWERS.items()
-        for key in (body["tasks"][0] if method == "proc.ps" else body)
-        if method != "sched.setattr" and key not in (CALLS[method].__doc__ or "")
+        f"{form}: {key}"
+        for form, body in ANSWERS.items()
+        for key in {"proc.ps": body.get("tasks"), "llm.models": body.get("models")}.get(form, [body])[0]
+        if form != "sched.setattr" and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
     }
     assert missing == set()

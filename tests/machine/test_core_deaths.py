@@ -102,7 +102,7 @@ def test_a_stream_that_a_core_died_under_is_as_without_it(step):
     for peer, call in zip(peers, calls, strict=True):
         sent = [token for chunk in peer.chunks(call) for token in chunk["tokens"]]
         assert sent == list(peer.reply(call)["tokens"]) == wanted("hello", 8)
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_questions_that_a_dead_core_left_unanswered_are_asked_again():
@@ -149,10 +149,10 @@ def test_a_request_cancelled_while_no_core_is_up_leaves_nothing_behind():
     machine.core_dies()
     for peer, call in zip(peers, calls, strict=True):
         assert peer.ask("llm.cancel", call=call) == {"cancelled": True}
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
     machine.core_up()
     machine.run()
-    assert not machine.kernel.scheduler.is_working
+    assert not machine.scheduler.is_working
 
 
 def test_a_core_that_dies_during_a_save_leaves_the_older_snapshot_valid():
@@ -166,7 +166,7 @@ def test_a_core_that_dies_during_a_save_leaves_the_older_snapshot_valid():
     machine.run()
     for peer, call in zip(peers, calls, strict=True):
         assert list(peer.reply(call)["tokens"]) == wanted("hello", 9)
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_no_core_is_started_for_a_kernel_that_goes_down():
@@ -175,3 +175,10 @@ def test_no_core_is_started_for_a_kernel_that_goes_down():
     machine.operator().ask("sys.shutdown")
     machine.core_dies()
     assert len(machine.starts) == 1
+
+
+def test_a_core_that_takes_anothers_place_keeps_its_kind_of_attention():
+    machine = Machine()
+    assert machine.attentions == [""], "the first one chooses"
+    machine.core_dies()
+    assert machine.attentions[-1] == "off", "as the fake engine said"

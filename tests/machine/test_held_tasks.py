@@ -91,7 +91,7 @@ def test_what_a_held_task_uses_is_charged_to_it_and_not_to_its_holder():
     held, idle = holder.hold(), holder.hold()
     call = held.call("llm.generate", **SHORT)
     machine.run()
-    assert held.reply(call)["usage"] == {"prompt_tokens": 6, "generated_tokens": 5}
+    assert held.reply(call)["usage"] == {"prompt_tokens": 6, "cached_tokens": 0, "generated_tokens": 5}
     usage = machine.task(held.task).usage
     assert (usage.requests, usage.prompt_tokens, usage.generated_tokens, usage.calls) == (1, 6, 5, 1)
     for pid in (holder.pid, idle.task):
@@ -320,7 +320,7 @@ def test_each_ending_signal_ends_a_held_task_at_once(name, is_stopped):
     assert (record["status"], record["signal"], record["reason"]) == (None, number, f"signal SIG{name}")
     assert machine.signals == []
     machine.run()
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_64_held_tasks_are_killed_one_by_one_and_the_others_go_on_untouched():
@@ -494,7 +494,7 @@ def test_an_agents_held_tasks_end_with_its_process(machine_and_holder):
     assert kept.error(kept.call("ipc.send", to=held[0].task, data=b"x")) == "ESRCH"
     assert not is_over(machine, kept)
     machine.run()
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_an_agents_held_tasks_outlive_its_connections():

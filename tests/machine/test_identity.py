@@ -212,7 +212,7 @@ def test_the_end_of_a_connection_ends_its_calls_and_takes_its_requests_off_the_m
     machine.run()
     assert len(peer.chunks(gone)) == chunks
     assert second.reply(kept)["usage"]["generated_tokens"] == 400
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_the_task_outlives_its_connections():
@@ -250,7 +250,7 @@ def tokens_beside(steps: int | None) -> list[int]:
             machine.step()
         peer.closes()
     machine.run()
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
     return neighbour.reply(call)["tokens"]
 
 

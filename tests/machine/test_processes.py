@@ -390,8 +390,8 @@ def test_kill_ends_running_requests_at_once_and_no_token_is_fed_after_the_step_i
     chunks = len(peer.chunks(call))
     machine.run()
     assert len(peer.chunks(call)) == chunks
-    assert machine.plans[-1].number - machine.kernel.scheduler.totals.steps <= 0
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.plans[-1].number - machine.scheduler.totals.steps <= 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_kill_ends_a_stopped_task():

@@ -17,7 +17,13 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("llm.generate", {"prompt": "hello", "max_tokens": 9, "ignore_end": True, "stream": True}),
     ("llm.generate", {"tokens": [1, 2, 3], "max_tokens": 5, "temperature": 1.0}),
     ("llm.generate", {"prompt": "x" * 100, "max_tokens": 3, "stop": ["w"]}),
+    ("llm.generate", {"prompt": "x" * 50, "max_tokens": 3, "model": "other"}),
+    ("llm.generate", {"prompt": "a", "max_tokens": 3, "grammar": "none"}),
+    ("llm.generate", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 30, "json_schema": "{}"}),
+    ("llm.embed", {"texts": ["a"] * 20}),
+    ("llm.embed", {"tokens": [[1]]}),
     ("llm.tokenize", {"text": "abc"}),
+    ("llm.tokenize", {"text": "abc", "model": "other"}),
     ("llm.detokenize", {"tokens": b"\1\0\0\0"}),
     ("llm.cancel", {"call": 2}),
     ("proc.spawn", {"script": "a.py"}),
@@ -49,7 +55,7 @@ class Life:
     """A machine, and all who speak to its kernel. Each happening takes a number that says which and how."""
 
     def __init__(self, **config: Any) -> None:
-        self.machine = Machine(quantum_tokens=2, **config)
+        self.machine = Machine.of_three(quantum_tokens=2, keep_alive_s=0.15, **config)
         self.operator = self.machine.operator()  # lives to the end
         self.peers = [self.machine.agent(), self.operator]
         self.made: list[tuple[Peer, int]] = []
@@ -151,12 +157,27 @@ class Life:
         self.machine.event(ProcessSample(now_ns, usage))
 
     def core_dies(self, peer: Peer, value: int) -> None:
-        if self.machine.engine is not None:
-            self.machine.core_dies()
+        alive = [*self.machine.engines, *self.machine.loading]
+        if alive:
+            core = alive[value // 7 % len(alive)]
+            was_ready = core in self.machine.engines
+            self.machine.stopping = [one for one in self.machine.stopping if one != core]
+            self.machine.core_dies(core, was_ready=was_ready)
 
     def core_comes(self, peer: Peer, value: int) -> None:
-        if self.machine.engine is None:
-            self.machine.core_up()
+        loading = self.machine.loading
+        if loading:
+            self.machine.core_up(loading[value // 7 % len(loading)])
+
+    def core_stops(self, peer: Peer, value: int) -> None:
+        if self.machine.stopping:
+            self.machine.core_stops(self.machine.stopping[0])
+
+    def model_is_refused(self, peer: Peer, value: int) -> None:
+        """Not for the first time: that may end the kernel."""
+        loading = [core for core in self.machine.loading if self.machine.kernel.cores[core].info]
+        if loading:
+            self.machine.core_dies(loading[0], was_ready=False, is_fatal=True)
 
     def policy_changes(self, peer: Peer, value: int) -> None:
         policy = ("fcfs", "rr", "prio")[value % 3]
@@ -165,8 +186,9 @@ class Life:
 
 COMMON = [Life.calls] * 8 + [Life.aims] * 5 + [Life.step] * 7 + [Life.holds] * 3 + [Life.launch_succeeds] * 2
 RARE = [
-    Life.agent_comes, Life.connects_again, Life.core_comes, Life.core_dies, Life.is_another_process,
-    Life.launch_fails, Life.leaves, Life.makes_noise, Life.names_anyone, Life.operator_comes,
+    Life.agent_comes, Life.connects_again, Life.core_comes, Life.core_comes, Life.core_dies, Life.core_stops,
+    Life.is_another_process, Life.launch_fails, Life.leaves, Life.makes_noise, Life.model_is_refused,
+    Life.names_anyone, Life.operator_comes,
     Life.policy_changes, Life.process_ends, Life.processes_are_sampled, Life.says_hello, Life.stalls,
     Life.time_passes,
 ]  # fmt: skip
@@ -188,7 +210,9 @@ def test_whatever_happens_every_call_is_answered_once(acts, room, slots):
         for connection in list(machine.closed):
             life.closed(connection)
         assert not [text for text in machine.said if "bug" in text], machine.said
-    life.core_comes(life.operator, 0)
+    while machine.loading or machine.stopping:
+        life.core_stops(life.operator, 0)
+        life.core_comes(life.operator, 0)
     machine.run()
     for task in list(machine.kernel.table.tasks.values()):
         if task.state not in (TaskState.STOPPED, TaskState.ZOMBIE):
@@ -201,7 +225,7 @@ def test_whatever_happens_every_call_is_answered_once(acts, room, slots):
     machine.run()
     assert machine.halted == 0
     assert all(peer.end(call) is not None for peer, call in life.made)
-    assert machine.kernel.store.lent_bytes == 0
+    assert not any(core.store.lent_bytes for core in machine.kernel.cores)
     assert machine.kernel.calls._waiting == {}
     assert not machine.segments.keys() & machine.owners.keys(), "a task's segment outlived it"
     for peer in list(life.peers):

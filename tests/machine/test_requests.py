@@ -84,7 +84,7 @@ def test_usage_and_timings_say_what_happened():
     second = peer.call("llm.generate", prompt="x" * 63, max_tokens=3, ignore_end=True)
     machine.run()
     one, two = (peer.reply(call) for call in (first, second))
-    assert one["usage"] == {"prompt_tokens": 64, "generated_tokens": 3}
+    assert one["usage"] == {"prompt_tokens": 64, "cached_tokens": 0, "generated_tokens": 3}
     assert one["timings"]["queued_s"] == one["timings"]["wait_s"] == 0
     assert two["timings"]["queued_s"] == pytest.approx(0.03)
     assert two["timings"]["wait_s"] == pytest.approx(0.03)
@@ -102,7 +102,7 @@ def test_cancelling_ends_a_request_whatever_it_is_doing(steps):
     assert peer.error(call) == "EINTR"
     machine.run()
     assert other.reply(kept)["usage"]["generated_tokens"] == 5
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 def test_nobody_cancels_a_request_of_another_connection():

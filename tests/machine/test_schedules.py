@@ -80,7 +80,7 @@ def test_tokens_are_those_of_a_request_alone(jobs, policy, quantum, slots, room,
             sent = [token for chunk in peer.chunks(call) for token in chunk["tokens"]]
             assert sent == list(reply["tokens"])
             assert "".join(chunk["text"] for chunk in peer.chunks(call)) == reply["text"]
-    assert machine.kernel.store.lent_bytes == 0
+    assert machine.store.lent_bytes == 0
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -110,7 +110,7 @@ def test_fcfs_never_switches():
     for peer in peers:
         peer.call("llm.generate", prompt="hello", max_tokens=20)
     machine.run()
-    assert machine.kernel.scheduler.totals.switches == 0
+    assert machine.scheduler.totals.switches == 0
 
 
 def test_priority_preempts_at_once():
@@ -132,18 +132,18 @@ def test_a_snapshot_that_fails_its_check_is_prefilled_again():
     machine = Machine(policy="rr", slots=1, quantum_tokens=3)
     one, two = machine.agent(), machine.agent()
     calls = [peer.call("llm.generate", prompt="hello", max_tokens=12, ignore_end=True) for peer in (one, two)]
-    while machine.kernel.scheduler.totals.switches < 1:
+    while machine.scheduler.totals.switches < 1:
         machine.step()
     machine.step()
     for array in machine.segments.values():
         array[70] ^= 1
     machine.run()
-    prompt = FakeEngine().tokenize("hello", True)
+    prompt = FakeEngine().ask("tokenize", {"text": "hello", "with_special": True})
     wanted = alone(prompt, LlmGenerate(max_tokens=12, ignore_end=True))
     for peer, call in zip((one, two), calls, strict=True):
         assert list(peer.reply(call)["tokens"]) == wanted
-    assert machine.kernel.scheduler.totals.failed_restores >= 1
-    assert machine.kernel.scheduler.totals.recomputed_tokens > 0
+    assert machine.scheduler.totals.failed_restores >= 1
+    assert machine.scheduler.totals.recomputed_tokens > 0
 
 
 def test_a_request_present_at_three_deaths_fails_alone():

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from machine import Machine, Peer, at_most
+from machine import MODELS, Machine, Peer, at_most
 
-from kernel.abi.calls import CALLS, MAX_MAIL_BYTES
+from kernel.abi.calls import (
+    CALLS,
+    MAX_CONSTRAINT_CHARS,
+    MAX_MAIL_BYTES,
+    MAX_TOOLS_CHARS,
+    SCHEMAS,
+)
 from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.abi.errors import Errno
 from kernel.events import ProcessSample, ShutdownAsked
@@ -43,6 +51,13 @@ def fill(machine: Machine, to: Peer) -> Peer:
     for _ in range(MAX_MAILS):
         sender.ask("ipc.send", to=to.pid, data=b"x")
     return sender
+
+
+def one_failed() -> Machine:
+    """A machine whose second model cannot be served."""
+    machine = Machine(models=MODELS[:2])
+    machine.core_dies(1, was_ready=False, is_fatal=True, reason="model /m/other.gguf: no GGUF")
+    return machine
 
 
 # -- sys --------------------------------------------------------------------------------------
@@ -172,6 +187,13 @@ def tokens_as_bytes_are_those_of_the_list(machine):
     return peer, calls[1]
 
 
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def tool_call(function: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "assistant", "tool_calls": [{"function": function}]}]}
+
+
 BAD_GENERATES = {
     "neither of prompt, messages and tokens": {},
     "two of them": {"prompt": "a", "tokens": [1]},
@@ -184,16 +206,53 @@ BAD_GENERATES = {
     "bytes that are no whole tokens": {"tokens": b"\1\0\0\0\2"},
     "bytes with a token outside the vocabulary": {"tokens": (320).to_bytes(4, "little")},
     "a message without a role": {"messages": [{"content": "a"}]},
-    "a message with another field": {"messages": [{"role": "user", "content": "a", "name": "b"}]},
+    "a message that says nothing": {"messages": [{"role": "user", "content": None}]},
+    "a message with another field": {"messages": [{"role": "user", "content": "a", "mood": "b"}]},
+    "a message with a field that is no text": {"messages": [{"role": "user", b"content": "a"}]},
     "a message whose content is bytes": {"messages": [{"role": "user", "content": b"a"}]},
+    "a message that is no map": {"messages": ["hello"]},
+    "tool calls that are a map": {"messages": [{"role": "assistant", "tool_calls": {}}]},
+    "a tool call without a function": {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+    "a function without a name": tool_call({"arguments": "{}"}),
+    "a function whose arguments are a list": tool_call({"name": "f", "arguments": []}),
+    "a function with another field": tool_call({"name": "f", "arguments": "{}", "x": 1}),
+    "tools without messages": {"prompt": "a", "tools": [{}]},
+    "thinking without messages": {"prompt": "a", "thinking": True},
+    "tools that are no maps": {"messages": HELLO, "tools": ["f"]},
+    "tools that are no JSON": {"messages": HELLO, "tools": "[{]"},
+    "tools that are no JSON but Python's": {"messages": HELLO, "tools": '[{"a": NaN}]'},
+    "tools nested too deep": {"messages": HELLO, "tools": "[" * 60_000},
+    "tools of too many values": {"messages": HELLO, "tools": f"[{'{},' * 20_000}{{}}]"},
+    "tools whose JSON is a map": {"messages": HELLO, "tools": "{}"},
+    "tools longer than their limit": {"messages": HELLO, "tools": f'[{{"a": "{"x" * MAX_TOOLS_CHARS}"}}]'},
     "a role that the template does not know": {"messages": [{"role": "robot", "content": "a"}]},
     "an empty stop string": {"prompt": "a", "stop": [""]},
     "a stop string of 257 characters": {"prompt": "a", "stop": ["s" * 257]},
     "17 stop strings": {"prompt": "a", "stop": ["s"] * 17},
     "no token wanted": {"prompt": "a", "max_tokens": 0},
     "temperature below zero": {"prompt": "a", "temperature": -0.1},
-    "temperature that is no number": {"prompt": "a", "temperature": float("nan")},
     "top_p above one": {"prompt": "a", "top_p": 1.1},
+    "min_p above one": {"prompt": "a", "min_p": 1.1},
+    "a penalty that is a text": {"prompt": "a", "presence_penalty": "0"},
+    "a penalty of 4097 tokens": {"prompt": "a", "penalty_tokens": 4097},
+    "a bias that is a text": {"prompt": "a", "logit_bias": {"1": "1"}},
+    "a bias that is a bool": {"prompt": "a", "logit_bias": {"1": True}},
+    "a bias beyond 100": {"prompt": "a", "logit_bias": {"1": 100.5}},
+    "a bias of no token": {"prompt": "a", "logit_bias": {"one": 1}},
+    "a bias of a token in other digits": {"prompt": "a", "logit_bias": {"\u0661": 1}},
+    "a bias of a negative token": {"prompt": "a", "logit_bias": {"-1": 1}},
+    "a bias outside the vocabulary": {"prompt": "a", "logit_bias": {"320": 1}},
+    "a bias far outside of it": {"prompt": "a", "logit_bias": {"9" * 30: 1}},
+    "1025 biases": {"prompt": "a", "logit_bias": {str(token): 1 for token in range(1025)}},
+    "21 logprobs": {"prompt": "a", "logprobs": 21},
+    "more logprobs than an answer may have": {"prompt": "a", "logprobs": 20, "max_tokens": 4000},
+    "a grammar and a schema": {"prompt": "a", "grammar": "root ::= [a]", "json_schema": "{}"},
+    "a grammar that the end does not end": {"prompt": "a", "grammar": "root ::= [a]", "ignore_end": True},
+    "a schema that the end does not end": {"prompt": "a", "json_schema": "{}", "ignore_end": True},
+    "a grammar of more than 64 KiB": {"prompt": "a", "grammar": "x" * (MAX_CONSTRAINT_CHARS + 1)},
+    "a schema that is a map": {"prompt": "a", "json_schema": {}},
+    "a grammar that admits nothing": {"prompt": "a", "grammar": "none"},
+    "a model's name that is too long": {"prompt": "a", "model": "m" * 65},
     "stream that is an int": {"prompt": "a", "stream": 1},
     "a field that is not there": {"prompt": "a", "beam": 4},
 }
@@ -207,6 +266,41 @@ def test_generate_refuses(what):
     machine.run()
     assert peer.error(call) == "EINVAL"
     assert not machine.task(peer.pid).requests
+
+
+NUMBERS = [
+    name for name, (kinds, *_) in SCHEMAS["llm.generate"].items() if float in kinds
+]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [*NUMBERS, "logit_bias"])
+def test_generate_refuses_what_is_no_number_by_the_name_of_its_field(name, wrong):
+    machine = Machine()
+    peer = machine.agent()
+    call = peer.call("llm.generate", prompt="a", **{name: {"1": wrong} if name == "logit_bias" else wrong})
+    assert peer.error(call) == "EINVAL"
+    assert f"llm.generate: {name} " in peer.end(call)[1]["text"]
+
+
+@case("llm.generate", "ENOENT")
+def an_unknown_model_is_refused_with_the_names_of_the_known(machine):
+    peer = Machine.of_three().agent()
+    call = peer.call("llm.generate", prompt="a", model="Other")
+    assert "'Other' is not one of chat, other, embed" in peer.end(call)[1]["text"]
+    return peer, call
+
+
+@case("llm.generate", "EINVAL")
+def a_model_for_embeddings_does_not_generate(machine):
+    peer = Machine.of_three().agent()
+    return peer, peer.call("llm.generate", prompt="a", model="embed")
+
+
+@case("llm.generate", "EIO")
+def a_model_that_cannot_be_served_does_not_generate(machine):
+    peer = one_failed().agent()
+    return peer, peer.call("llm.generate", prompt="a", model="other")
 
 
 @case("llm.generate", "EINVAL")
@@ -367,6 +461,118 @@ def bytes_that_are_no_whole_tokens_have_no_text(machine):
 def bytes_with_a_token_outside_the_vocabulary_have_no_text(machine):
     peer = machine.agent()
     return peer, peer.call("llm.detokenize", tokens=b"\1\0\0\0\xff\xff\xff\xff")
+
+
+@case("llm.tokenize", "ENOENT")
+def an_unknown_model_has_no_tokens(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.tokenize", text="a", model="other")
+
+
+@case("llm.tokenize", "EIO")
+def a_model_that_cannot_be_served_has_no_tokens(machine):
+    peer = one_failed().agent()
+    return peer, peer.call("llm.tokenize", text="a", model="other")
+
+
+@case("llm.detokenize", "ENOENT")
+def an_unknown_model_has_no_text(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.detokenize", tokens=[1], model="other")
+
+
+@case("llm.detokenize", "EIO")
+def a_model_that_cannot_be_served_has_no_text(machine):
+    peer = one_failed().agent()
+    return peer, peer.call("llm.detokenize", tokens=[1], model="other")
+
+
+@case("llm.embed")
+def texts_become_vectors(machine):
+    machine = Machine.of_three()
+    peer = machine.agent()
+    call = peer.call("llm.embed", texts=["a", "b", "a"])
+    machine.answer_asks()
+    one, two, three = peer.reply(call)["vectors"]
+    assert one == three != two
+    assert len(one) == 4 * peer.reply(call)["width"]
+    return peer, call
+
+
+@case("llm.embed")
+def tokens_become_the_vectors_of_their_texts(machine):
+    machine = Machine.of_three()
+    peer = machine.agent()
+    text = peer.call("llm.embed", texts=["ab"], model="embed")
+    call = peer.call("llm.embed", tokens=[[256, 97, 98], struct.pack("<3I", 256, 97, 98)])
+    machine.answer_asks()
+    assert peer.reply(call)["vectors"] == 2 * peer.reply(text)["vectors"]
+    return peer, call
+
+
+BAD_EMBEDS = {
+    "neither texts nor tokens": {},
+    "both": {"texts": ["a"], "tokens": [[1]]},
+    "no texts": {"texts": []},
+    "65 texts": {"texts": ["a"] * 65},
+    "a text that is bytes": {"texts": ["a", b"b"]},
+    "a text without tokens": {"tokens": [[1], []]},
+    "tokens that are a text": {"tokens": ["1"]},
+    "a token outside the vocabulary": {"tokens": [[1], [320]]},
+    "bytes that are no whole tokens": {"tokens": [b"123"]},
+    "a model that generates": {"texts": ["a"], "model": "other"},
+}
+
+
+@pytest.mark.parametrize("what", BAD_EMBEDS)
+def test_embed_refuses(what):
+    machine = Machine.of_three()
+    peer = machine.agent()
+    call = peer.call("llm.embed", **BAD_EMBEDS[what])
+    machine.answer_asks()
+    assert peer.error(call) == "EINVAL"
+
+
+@case("llm.embed", "EINVAL")
+def a_kernel_without_a_model_for_embeddings_makes_none(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.embed", texts=["a"])
+
+
+@case("llm.embed", "ENOENT")
+def an_unknown_model_makes_no_vectors(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.embed", texts=["a"], model="embed")
+
+
+@case("llm.embed", "EFBIG")
+def a_text_longer_than_the_window_has_no_vector(machine):
+    machine = Machine.of_three()
+    peer = machine.agent()
+    call = peer.call("llm.embed", texts=["a", "x" * machine.config.window_tokens])
+    machine.answer_asks()
+    assert "texts[1]" in peer.end(call)[1]["text"]
+    return peer, call
+
+
+@case("llm.embed", "EIO")
+def three_cores_die_of_an_embedding(machine):
+    machine = Machine.of_three()
+    peer = machine.agent()
+    call = peer.call("llm.embed", tokens=[[1]])
+    for _ in range(3):
+        machine.core_dies(2)
+        machine.core_up(2)
+    return peer, call
+
+
+@case("llm.models")
+def anyone_may_ask_for_the_models(machine):
+    peer = Machine.of_three().agent()
+    call = peer.call("llm.models")
+    rows = [(row["name"], row["state"], row["embedding_width"] > 0) for row in peer.reply(call)["models"]]
+    assert rows == [("chat", "ready", False), ("other", "ready", False), ("embed", "ready", True)]
+    return peer, call
 
 
 # -- proc -------------------------------------------------------------------------------------

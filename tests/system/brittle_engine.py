@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
+from kernel.engine.base import EngineOptions
 from kernel.engine.fake import FakeEngine
 
 
 class BrittleEngine(FakeEngine):
-    def __init__(self, path: str, *, extra_buffers: bool, **settings: Any) -> None:
-        if extra_buffers:
+    def __init__(self, path: str, options: EngineOptions) -> None:
+        if options.extra_buffers:
             os.kill(os.getpid(), signal.SIGILL)
-        super().__init__(path, extra_buffers=extra_buffers, **settings)
+        super().__init__(path, options)

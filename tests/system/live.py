@@ -31,10 +31,12 @@ PATIENCE_S = 60.0
 class Live:
     """One kernel process and an operator's connection to it."""
 
-    def __init__(self, *arguments: str, **config: Any) -> None:
+    def __init__(self, *arguments: str, is_whole: bool = True, **config: Any) -> None:
+        """is_whole: every model can be served, and is waited for; else only one."""
         fresh = f"test-{os.getpid()}-{time.monotonic_ns() % 1_000_000}"
         self.name = config.get("name", fresh)
-        fields = {"model": str(model_path()), "name": self.name, "slots": 2, "window_tokens": 512}
+        models = [{"path": str(model_path())}]
+        fields = {"models": models, "name": self.name, "slots": 2, "window_tokens": 512}
         self.kernel = subprocess.Popen(
             [sys.executable, "-m", "kernel", "--config-json", json.dumps(fields | config), *arguments],
             cwd=ROOT,
@@ -43,7 +45,7 @@ class Live:
             text=True,
         )
         self.lines: list[str] = []
-        self.read_until(" tokens, ", count=2)
+        self.read_until(", loaded in ", count=len(config.get("models", models)) if is_whole else 1)
         self.operator = Connection("operator", self.name, "", PATIENCE_S)
 
     def read_until(self, text: str, count: int = 1) -> str:
@@ -76,9 +78,9 @@ class Live:
 
 
 @contextmanager
-def live(*arguments: str, **config: Any) -> Iterator[Live]:
+def live(*arguments: str, is_whole: bool = True, **config: Any) -> Iterator[Live]:
     """Boot a kernel, and see that nothing of it is left at the end."""
-    machine = Live(*arguments, **config)
+    machine = Live(*arguments, is_whole=is_whole, **config)
     processes = machine.processes()
     try:
         yield machine

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from live import PATIENCE_S, ROOT, Live, live
 
@@ -53,6 +52,9 @@ def machine():
         (("up", "--policy", "nosuch"), 2, ["policy 'nosuch'", "fcfs, rr, prio"]),
         (("up", "--slots", "0"), 2, ["slots is 0"]),
         (("up", "--slots", "257"), 2, ["slots is 257", "256"]),
+        (("up", "--window", "many"), 2, ["--window", "'many' is no number"]),
+        (("up", "--model", f"a={__file__}", "--embed", "a=/x"), 2, ["two models are called 'a'"]),
+        (("up", "--model", "a b=/x"), 2, ["a model cannot be called 'a b'"]),
         (("up", "--model", "/no/such.gguf"), 5, ["/no/such.gguf", "No such file"]),
         (("up", "--model", __file__), 5, ["not b'GGUF'"]),
         (("ps",), 9, [NOBODY, "agentix up"]),
@@ -110,14 +112,11 @@ def test_a_model_that_may_not_be_read(tmp_path: Path):
     assert wanted in sentence
 
 
-def test_a_model_larger_than_the_memory(tmp_path: Path):
-    huge = tmp_path / "huge.gguf"
-    with huge.open("wb") as file:
-        file.write(b"GGUF")
-        file.truncate(psutil.virtual_memory().total * 4)  # a hole: it takes no disk
-    code, _, sentence = agentix("up", "--model", str(huge))
+def test_contexts_larger_than_the_memory_that_they_may_take():
+    code, _, sentence = agentix("up", "--model", str(model_path()), "--kv-memory", "1k")
     assert code == 6
-    assert "MiB of memory are free" in sentence
+    assert "the LLM core refused: contexts of model" in sentence
+    assert "--kv-memory allows" in sentence
 
 
 @pytest.mark.parametrize(("version", "words"), [(None, "not installed"), ("0.2.90", "0.2.90")])
@@ -151,7 +150,7 @@ def test_llama_cpp_python_that_is_missing_or_untested(tmp_path: Path, version, w
     ],
 )
 def test_a_core_that_cannot_serve(model, status, words):
-    config = json.dumps({"model": model, "name": f"{model}-{os.getpid()}"})
+    config = json.dumps({"models": [{"path": model}], "name": f"{model}-{os.getpid()}"})
     engine = "tests.engine.scripted_engine:ScriptedEngine"
     ended = subprocess.run(
         [sys.executable, "-m", "kernel", "--config-json", config, "--engine", engine],

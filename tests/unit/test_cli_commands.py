@@ -13,6 +13,7 @@ from agentix.cli import boot, doctor
 from agentix.cli.__main__ import main
 from agentix.cli.exits import CommandError, Exit
 from kernel.abi.errors import Errno
+from kernel.config import ModelConfig, read_config
 
 USAGE = {"prompt_tokens": 1}
 NO_PID = (1 << 22) + 1  # above what Linux gives
@@ -107,12 +108,15 @@ def test_an_interrupted_run_ends_its_agent(kernel, script):
 
 
 def test_ps_prints_a_table_or_json(kernel, capsys):
-    task = {"pid": 5, "name": "writer", "state": "running", "rss_bytes": 1 << 20, "cpu_percent": 12.3}
+    task = {
+        "pid": 5, "name": "writer", "state": "running", "rss_bytes": 1 << 20, "cpu_percent": 12.3,
+        "context_tokens": 31, "context_limit": 8192,
+    }  # fmt: skip
     kernel.on["proc.ps"] = answer({"tasks": [task]})
     assert main(["ps"]) == Exit.OK
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["PID", "PPID", "NAME"]
-    assert {"5", "writer", "running", "12", "1.0", "MiB"} <= set(row.split())
+    assert {"5", "writer", "running", "12", "1.0", "MiB", "31/8192"} <= set(row.split())
     assert main(["ps", "--json"]) == Exit.OK
     assert json.loads(capsys.readouterr().out) == [task]
 
@@ -156,9 +160,22 @@ def test_a_wrong_kernel_name_is_wrong_usage(monkeypatch, capsys):
 
 
 def test_info_shows_settings_and_counters(kernel, capsys):
-    kernel.on |= {"sys.info": answer({"slots": 4}), "sys.stat": answer({"steps": 9})}
+    model = {
+        "name": "chat", "path": "/m.gguf", "description": "llama", "family": "dense", "exactness": "exact",
+        "state": "ready", "reason": "", "window_tokens": 8192, "chat_format": "hermes", "takes_tools": True,
+        "embedding_width": 0, "devices": "CPU", "slots": 10,
+    }  # fmt: skip
+    kernel.on |= {
+        "sys.info": answer({"slots": 4, "models": [{"name": "chat"}]}),
+        "sys.stat": answer({"steps": 9, "models": []}),
+        "llm.models": answer({"models": [model]}),
+    }
     assert main(["info"]) == Exit.OK
-    assert capsys.readouterr().out == "slots  4\n\nsince boot\nsteps  9\n"
+    facts, models, counters = capsys.readouterr().out.split("\n\n")
+    assert (facts, counters) == ("slots  4", "since boot\nsteps  9\n")
+    assert models.splitlines()[1].split() == ["chat", "ready", "llama", "dense", "exact", "8192", "10", "CPU", "-"]
+    assert main(["info", "--json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out)["models"] == [model]
 
 
 def test_unknown_commands_and_options_are_wrong_usage(capsys):
@@ -196,7 +213,48 @@ def test_up_becomes_a_kernel_with_only_the_settings_that_were_given(executed):
     assert main(["up", "--name", "k", "--model", "/m.gguf", "--slots", "3", "--window", "512"]) == 99
     (command,) = executed
     assert command[1:5] == ["-P", "-m", "kernel", "--config-json"]
-    assert json.loads(command[5]) == {"name": "k", "model": "/m.gguf", "slots": 3, "window_tokens": 512}
+    models = [{"path": "/m.gguf"}]
+    assert json.loads(command[5]) == {"name": "k", "models": models, "slots": 3, "window_tokens": 512}
+
+
+def test_every_setting_of_up_is_one_of_the_kernels(executed):
+    given = {
+        "--window": ("32k", "window_tokens", 32768), "--slot-window": ("1k", "slot_tokens", 1024),
+        "--kv-memory": ("1.5g", "kv_bytes", 3 << 29), "--gpu-layers": ("auto", "gpu_layers", -1),
+        "--keep-alive": ("90", "keep_alive_s", 90.0), "--threads": ("3", "threads", 3),
+        "--policy": ("fcfs", "policy", "fcfs"), "--quantum": ("5", "quantum_tokens", 5),
+        "--flash-attention": ("on", "flash_attention", "on"), "--slots": ("2", "slots", 2),
+    }  # fmt: skip
+    words = [word for option, (text, _, _) in given.items() for word in (option, text)]
+    assert main(["up", "--model", "/m.gguf", *words]) == 99
+    config = read_config(executed[0][5])
+    assert {name: getattr(config, name) for _, name, _ in given.values()} == {
+        name: value for _, name, value in given.values()
+    }
+
+
+def test_several_models_are_served_in_the_order_in_which_they_are_named(executed, tmp_path):
+    odd = tmp_path / "a=b.gguf"
+    odd.touch()
+    words = ["--model", "chat=/m/a.gguf", "--embed", "e=hf:o/r/e.gguf", "--model", str(odd), "--model", "/x=y.gguf"]
+    assert main(["up", *words]) == 99
+    assert read_config(executed[0][5]).models == (
+        ModelConfig("/m/a.gguf", "chat"),
+        ModelConfig("hf:o/r/e.gguf", "e", embedding=True),
+        ModelConfig(str(odd)),
+        ModelConfig("/x=y.gguf"),
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--window", "8kb"], ["--kv-memory", "much"], ["--gpu-layers", "most"], ["--model", "a="], ["--embed", "=a"]],
+)
+def test_a_setting_that_is_none_is_wrong_usage(wrong, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["up", *wrong])
+    assert raised.value.code == Exit.USAGE
+    assert wrong[1] in capsys.readouterr().err
 
 
 def test_up_without_a_checkout_and_a_model_says_what_to_give(monkeypatch, tmp_path, capsys):

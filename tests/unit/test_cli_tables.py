@@ -61,7 +61,7 @@ def test_durations_are_short(seconds, text):
 
 
 def test_a_row_of_ps_needs_no_field_that_an_older_kernel_lacks():
-    assert len(ps_row({"pid": 5, "state": "ready", "throttled": True})) == 15
+    assert len(ps_row({"pid": 5, "state": "ready", "throttled": True})) == 16
     assert ps_row({"state": "ready", "throttled": True})[3] == "ready throttled"
 
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from kernel.engine import link
 from kernel.engine.base import (
+    Bank,
+    Constraint,
     EngineInfo,
+    Opening,
     Restore,
     Row,
     Sampled,
@@ -32,35 +35,83 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20
 
 ids = st.integers(0, 2**31)
-rows = st.builds(
-    Row,
+many = st.lists(ids, max_size=5).map(tuple)
+numbers = st.floats(-100, 100)
+rows = st.builds(Row, slot=ids, position=ids, tokens=many, is_last=st.booleans())
+samplings = st.builds(
+    Sampling,
+    *[numbers, ids, numbers, numbers, numbers, numbers, numbers, numbers, ids],
+    logit_bias=st.lists(st.tuples(ids, numbers), max_size=3).map(tuple),
+    logprobs=st.integers(-1, 20),
+    seed=st.integers(0, 2**64 - 1),
+)
+openings = st.builds(
+    Opening,
+    request=ids,
     slot=ids,
-    position=ids,
-    tokens=st.lists(ids, max_size=5).map(tuple),
-    sampling=st.none()
-    | st.builds(Sampling, st.floats(0, 2), ids, st.floats(0, 1), st.integers(0, 2**64 - 1)),
+    sampling=samplings,
+    constraint=st.none() | st.builds(Constraint, st.sampled_from(["gbnf", "json_schema"]), st.text(max_size=9)),
+    tokens=many,
+    generated=ids,
+    max_tokens=ids,
+    with_special=st.booleans(),
 )
 digests = st.integers(0, 2**64 - 1)
 plans = st.builds(
     StepPlan,
     number=ids,
+    closes=many,
     saves=st.lists(st.builds(Save, ids, ids, ids, digests), max_size=3).map(tuple),
-    clears=st.lists(ids, max_size=3).map(tuple),
-    restores=st.lists(st.builds(Restore, ids, ids, ids, digests), max_size=3).map(tuple),
+    clears=many,
+    banks=many,
+    restores=st.lists(st.builds(Restore, ids, ids, ids, digests, ids), max_size=3).map(tuple),
+    openings=st.lists(openings, max_size=3).map(tuple),
     decodes=st.lists(rows, max_size=3).map(tuple),
     chunks=st.lists(rows, max_size=3).map(tuple),
 )
 results = st.builds(
     StepResult,
     number=ids,
-    sampled=st.lists(st.builds(Sampled, ids, ids, st.binary(max_size=8), st.booleans())).map(tuple),
+    sampled=st.lists(
+        st.builds(
+            Sampled,
+            *[ids, ids, st.binary(max_size=8), st.booleans(), st.none() | numbers],
+            top=st.lists(st.tuples(ids, numbers), max_size=3).map(tuple),
+        )
+    ).map(tuple),
     saved=st.lists(st.tuples(ids, ids)).map(tuple),
     failed_restores=st.lists(st.tuples(ids, st.text(max_size=5))).map(tuple),
+    failed_requests=st.lists(st.tuples(ids, st.text(max_size=5))).map(tuple),
     began_ns=ids,
     ended_ns=ids,
     switch_ns=ids,
+    runs=ids,
+    moves=ids,
+    sampling_ns=ids,
 )
-INFO = EngineInfo("m", "d", 9, 64, 2, 1, 128, 64, False, True, True, 0.5)
+INFO = EngineInfo(
+    model="m",
+    description="d",
+    family="dense",
+    exactness="exact",
+    can_trim=True,
+    vocab=9,
+    window_tokens=256,
+    trained_tokens=512,
+    banks=(Bank(2, 64, 128), Bank(1, 256, 256)),
+    kv_bytes=384,
+    threads=1,
+    devices="CPU",
+    kv_bytes_per_token=128,
+    snapshot_overhead_bytes=64,
+    extra_buffers=False,
+    flash_attention=True,
+    chat_format="hermes",
+    takes_tools=True,
+    embedding_width=0,
+    load_s=0.5,
+)
+TIMES = (1, 2, 3, 1, 0, 0)  # of a result, and its counts
 
 
 def carried(message: tuple[object, ...], piece_bytes: int = 1 << 20) -> tuple[object, ...]:
@@ -96,7 +147,7 @@ def test_what_is_no_message_is_an_error(raw: bytes) -> None:
 
 
 @contextmanager
-def core(script: str) -> Iterator[CoreProcess]:
+def core(script: str, number: int = 0) -> Iterator[CoreProcess]:
     """A core that runs a few lines of Python; `link` is its socket, `say` sends a message."""
     before = len(os.listdir("/proc/self/fd"))
     text = (
@@ -106,7 +157,7 @@ def core(script: str) -> Iterator[CoreProcess]:
         "link = socket.socket(fileno=int(sys.argv[-1]))\n"
         "say = lambda *message: link.sendall(frame(message))\n" + script
     )
-    with closing(CoreProcess([sys.executable, "-c", text])) as process:
+    with closing(CoreProcess([sys.executable, "-c", text], core=number)) as process:
         yield process
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
@@ -161,6 +212,9 @@ def test_a_core_that_refuses_the_model_is_lost_for_good_with_its_words() -> None
         "say(ANSWER)",
         "say('x', 1)",
         "say(DONE, 1, 2, 3, 4, 5, 6, 7)",
+        "say(DONE, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)",
+        "say(READY, 1)",
+        "say(READY, *[1] * 19)",
     ],
 )
 def test_a_core_that_talks_nonsense_is_killed_and_lost(nonsense: str) -> None:
@@ -177,15 +231,23 @@ def test_a_core_that_closes_its_link_but_lives_on_is_killed(monkeypatch: pytest.
 
 
 def test_ready_carries_the_pid_and_the_engines_info() -> None:
-    with core(f"say(READY, *{tuple(getattr(INFO, f) for f in INFO.__slots__)!r}); signal.pause()") as process:
+    with core(f"say(*{link.ready_message(INFO)!r}); signal.pause()") as process:
         assert events(process, CoreReady) == [CoreReady(5, process.pid, INFO)]
+
+
+def test_what_a_core_says_is_told_with_the_number_of_its_model() -> None:
+    script = f"say(*{link.ready_message(INFO)!r}); say(DONE, 4, [], [], [], [], *{TIMES}); sys.exit(0)"
+    with core(script, number=7) as process:
+        assert [event.core for event in events(process, CoreLost)] == [7, 7, 7]
+    with core("say(FATAL, 'no', True)", number=7) as process:
+        assert events(process, CoreLost) == [CoreLost(5, "no", False, True, is_memory=True, core=7)]
 
 
 def test_a_write_to_a_core_that_does_not_read_neither_blocks_nor_is_lost() -> None:
     script = (
         "link.recv(1, socket.MSG_PEEK)\n"
         "signal.signal(signal.SIGALRM, lambda *_: None)\n"
-        "say(DONE, 1, [], [], [], 0, 0, 0)\n"
+        "say(DONE, 1, [], [], [], [], 0, 0, 0, 0, 0, 0)\n"
         "u, found = Unframer(), []\n"
         "while len(found) < 21:\n"
         "    data, fds, _, _ = socket.recv_fds(link, 1 << 20, 8)\n"
@@ -215,8 +277,8 @@ def test_a_write_to_a_core_that_does_not_read_neither_blocks_nor_is_lost() -> No
 
 
 def test_a_plan_for_32_streams_takes_well_under_200_us_each_way() -> None:
-    plan = StepPlan(1, decodes=tuple(Row(n, 700 + n, (1234,), Sampling(0.7, 40, 0.9, n)) for n in range(32)))
-    result = StepResult(1, tuple(Sampled(n, 1234, b" word", False) for n in range(32)), (), (), 1, 2, 3)
+    plan = StepPlan(1, decodes=tuple(Row(n, 700 + n, (1234,), True) for n in range(32)))
+    result = StepResult(1, tuple(Sampled(n, 1234, b" word", False) for n in range(32)), (), (), (), *TIMES)
     for write, read, value in (
         (link.plan_message, link.read_plan, plan),
         (link.result_message, link.read_result, result),
@@ -236,6 +298,6 @@ def test_a_plan_for_32_streams_takes_well_under_200_us_each_way() -> None:
 
 
 def test_step_done_of_the_running_core_reaches_the_loop() -> None:
-    with core("say(DONE, 4, [(0, 1, b'a', False)], [], [], 1, 2, 3); signal.pause()") as process:
-        expected = StepResult(4, (Sampled(0, 1, b"a", False),), (), (), 1, 2, 3)
+    with core(f"say(DONE, 4, [(0, 1, b'a', False)], [], [], [], *{TIMES}); signal.pause()") as process:
+        expected = StepResult(4, (Sampled(0, 1, b"a", False),), (), (), (), *TIMES)
         assert events(process, StepDone) == [StepDone(5, expected)]

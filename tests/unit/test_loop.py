@@ -5,12 +5,14 @@ A scripted stand-in is the kernel here: each test says what it does about an eve
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -35,9 +37,10 @@ from kernel.effects import (
     SetTimer,
     Signal,
     StartCore,
+    StopCore,
     Watch,
 )
-from kernel.engine.base import Row, Save, StepPlan
+from kernel.engine.base import EngineOptions, Row, Save, StepPlan
 from kernel.events import (
     CoreAnswer,
     CoreLost,
@@ -110,7 +113,7 @@ def run() -> Iterator[Callable[..., tuple[int, Scripted]]]:
             segments,
             Launcher(NAME),
             wakeup,
-            lambda extra: command(model, extra),
+            lambda start: command(model, start.extra_buffers),
         )
         kernel.loop = loop
         try:
@@ -144,8 +147,9 @@ def dealer() -> Iterator[zmq.Socket[bytes]]:
 def command(model: str, extra_buffers: bool) -> list[str]:
     """A core of the model asked for; one without extra buffers is always a plain one."""
     model = model if extra_buffers else "plain"
-    words = [sys.executable, "-m", "kernel.engine.worker", "--model", model, "--slots", "2"]
-    words += ["--window-tokens", "64", "--threads", "1", "--extra-buffers", str(int(extra_buffers))]
+    options = EngineOptions(slots=2, slot_tokens=64, window_tokens=64, threads=1, extra_buffers=extra_buffers)
+    words = [sys.executable, "-m", "kernel.engine.worker", "--model", model]
+    words += ["--options-json", json.dumps(asdict(options))]
     return [*words, "--engine", "tests.engine.scripted_engine:ScriptedEngine"]
 
 
@@ -372,9 +376,10 @@ def test_a_core_is_started_asked_and_stepped(run: Callable[..., tuple[int, Scrip
     def decide(event: Event) -> list[Effect]:
         if isinstance(event, CoreReady):
             assert not event.info.extra_buffers
-            return [AskCore(3, "tokenize", ("ab", False)), AskCore(4, "tokenize", (1 << 70, 0))]
+            wrong = {"text": 1 << 70, "with_special": False, "sender": 1}
+            return [AskCore(3, "tokenize", wrong | {"text": "ab"}), AskCore(4, "tokenize", wrong)]
         if isinstance(event, CoreAnswer) and event.ticket == 3:
-            return [RunStep(StepPlan(1, decodes=(Row(0, 0, (97,), None),)))]
+            return [RunStep(StepPlan(1, decodes=(Row(0, 0, (97,), is_last=True),)))]
         return [Halt(0)] if isinstance(event, StepDone) else []
 
     _, kernel = run([StartCore(False)], decide)
@@ -419,11 +424,42 @@ def test_what_a_core_prints_goes_to_the_kernels_log(
 ) -> None:
     def decide(event: Event) -> list[Effect]:
         if isinstance(event, CoreReady):
-            return [AskCore(1, "tokenize", ("bug", False))]
+            return [AskCore(1, "tokenize", {"text": "bug", "with_special": False, "sender": 1})]
         return [SetTimer(now_ns() + 10**8)] if isinstance(event, CoreAnswer) else [Halt(0)]
 
     run([StartCore(True)], decide)
     assert "core: ZeroDivisionError: scripted" in capsys.readouterr().err
+
+
+def test_cores_of_several_models_are_told_apart(run: Callable[..., tuple[int, Scripted]]) -> None:
+    """Each has its own segments and steps; one is stopped, and the other goes on."""
+
+    def decide(event: Event) -> list[Effect]:
+        if isinstance(event, CoreReady) and event.core == 0:
+            return [MakeSegment(11, 4096, True, core=1), StartCore(False, core=1)]
+        if isinstance(event, CoreReady):
+            return [MakeSegment(12, 4096, True, core=0), *(step(core) for core in (0, 1)), step(7)]
+        if isinstance(event, StepDone):
+            return [StopCore(1), StopCore(7)] if len(kernel.of(StepDone)) == 2 else []
+        if isinstance(event, CoreLost):
+            return [DropSegment(11), DropSegment(12), RunStep(StepPlan(6), core=0), RunStep(StepPlan(6), core=1)]
+        return [Halt(0)]
+
+    def step(core: int) -> RunStep:
+        return RunStep(StepPlan(5, saves=(Save(0, 12 - core, 1, 0),)), core=core)
+
+    def until_the_last(event: Event) -> list[Effect]:
+        if isinstance(event, StepDone) and event.result.number == 6:
+            return [Halt(0)]
+        return decide(event)
+
+    kernel = Scripted([StartCore(False, core=0)], until_the_last)
+    run([], until_the_last, kernel=kernel)
+    done = [(event.core, event.result.saved) for event in kernel.of(StepDone) if isinstance(event, StepDone)]
+    assert sorted(done[:2]) == [(0, ((12, 1),)), (1, ((11, 1),))]
+    assert done[2:] == [(0, ())]
+    (lost,) = kernel.of(CoreLost)
+    assert lost == CoreLost(lost.now_ns, "signal SIGKILL", was_ready=True, is_fatal=False, core=1)
 
 
 def test_a_flooding_agent_does_not_delay_steps(
@@ -442,8 +478,7 @@ def test_a_flooding_agent_does_not_delay_steps(
                 return [RunStep(StepPlan(1))]
             if isinstance(kernel.events[-2], StepDone | CoreReady):
                 assert kernel.loop is not None
-                assert kernel.loop._core is not None
-                link = kernel.loop._core.link_fd
+                (link,) = kernel.loop.cores.all_links()
                 assert select.select([link], [], [], DEADLINE_S)[0]
         if isinstance(event, StepDone):
             number = event.result.number

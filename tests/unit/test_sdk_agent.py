@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -61,8 +62,51 @@ def test_generate_returns_the_reply_with_its_usage(kernel: FakeKernel, me: Agent
     reply = me.llm.generate("Say", temperature=0.8, seed=7)
     assert (reply.text, reply.finish_reason, reply.usage["generated_tokens"]) == ("hello", "stop", 5)
     assert reply.tokens == tuple(b"hello")
-    me.llm.chat([{"role": "user", "content": "hi"}])
-    assert kernel.seen[-1].body == {"messages": [{"role": "user", "content": "hi"}]}
+    assert (reply.chat_format, reply.logprobs) == ("content", None)
+
+
+def test_a_reply_has_what_was_asked_for_beside_its_text(kernel: FakeKernel, me: Agent):
+    logprobs = [{"token": 1, "logprob": -0.5, "top": [[1, -0.5]]}]
+    told = {"logprobs": logprobs, "chat_format": "hermes", "opens_reasoning": True}
+    kernel.on["llm.generate"] = lambda call: call.reply(reply_of("a") | told)
+    reply = me.llm.generate([{"role": "user", "content": "hi"}], logprobs=1, model="other")
+    assert (reply.chat_format, reply.opens_reasoning, reply.logprobs) == ("hermes", True, tuple(logprobs))
+    assert kernel.seen[-1].body["model"] == "other"
+
+
+def vector(text: str) -> bytes:
+    return struct.pack("<2f", len(text), 1)
+
+
+def embeds(call) -> None:
+    call.reply({"vectors": [vector(text) for text in call.body["texts"]], "width": 2})
+
+
+def test_many_texts_become_one_array_whatever_the_calls_that_they_took(kernel: FakeKernel, me: Agent):
+    kernel.on["llm.embed"] = embeds
+    found = me.llm.embed(["x" * (number % 7) for number in range(150)], model="embed")
+    assert found.tolist() == [[number % 7, 1] for number in range(150)]
+    assert [(call.method, call.body["model"]) for call in kernel.seen[-3:]] == [("llm.embed", "embed")] * 3
+    assert me.llm.embed([]).shape == (0, 0)
+
+
+def test_the_time_to_embed_is_that_of_all_calls_together(kernel: FakeKernel, me: Agent):
+    kernel.on["llm.embed"] = embeds
+    me.llm.embed(["x"] * 130, timeout=5)
+    first, *others = (call.deadline_ms for call in kernel.seen if call.method == "llm.embed")
+    assert 0 < max(others) <= first <= 5000
+    del kernel.on["llm.embed"]
+    with pytest.raises(errors.TimedOut):
+        me.llm.embed(["x"], timeout=0.02)
+
+
+def test_models_are_listed_and_an_unknown_one_has_its_own_error(kernel: FakeKernel, me: Agent):
+    kernel.on["llm.models"] = lambda call: call.reply({"models": [{"name": "chat"}]})
+    kernel.on["llm.tokenize"] = lambda call: call.fail(Errno.ENOENT, "llm.tokenize: no")
+    assert me.llm.models() == [{"name": "chat"}]
+    with pytest.raises(errors.NoSuchModel, match="no"):
+        me.tokenize("a", model="other")
+    assert kernel.seen[-1].body["model"] == "other"
 
 
 def test_leaving_a_stream_early_cancels_its_request(kernel: FakeKernel, me: Agent):

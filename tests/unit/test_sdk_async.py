@@ -9,7 +9,7 @@ import pytest
 from test_sdk_agent import mortal  # noqa: F401
 from test_sdk_fake_kernel import PATIENCE_S, reply_of, running_kernel
 
-from agentix import AsyncAgent, KernelGone, NoKernel, agent, aio, errors, llm, memory
+from agentix import AsyncAgent, KernelGone, NoKernel, agent, aio, aio_llm, errors, llm, memory
 from kernel.abi import codec
 from kernel.abi.errors import Errno
 from kernel.limits import MAX_PROCESS_RINGS
@@ -20,9 +20,9 @@ TWINS = [
     (agent.Task, aio.AsyncTask),
     (agent.Sched, aio.AsyncSched),
     (agent.Child, aio.AsyncChild),
-    (llm.Llm, aio.AsyncLlm),
-    (llm.Pending, aio.AsyncPending),
-    (llm.Stream, aio.AsyncStream),
+    (llm.Llm, aio_llm.AsyncLlm),
+    (llm.Pending, aio_llm.AsyncPending),
+    (llm.Stream, aio_llm.AsyncStream),
     (memory.Mem, aio.AsyncMem),
 ]
 
@@ -71,6 +71,18 @@ def test_two_streams_and_a_call_run_side_by_side(kernel):
 
     run(body())
     assert kernel.seen[-1].method == "proc.exit"
+
+
+def test_texts_are_embedded_and_models_listed(kernel):
+    kernel.on["llm.embed"] = lambda call: call.reply({"vectors": [b"\0\0\x80?"] * len(call.body["texts"]), "width": 1})
+    kernel.on["llm.models"] = lambda call: call.reply({"models": [{"name": "chat"}]})
+
+    async def body():
+        async with AsyncAgent("a", kernel=kernel.name) as me:
+            assert (await me.llm.embed(["x"] * 65)).tolist() == [[1.0]] * 65
+            assert await me.llm.models() == [{"name": "chat"}]
+
+    run(body())
 
 
 def test_cancelling_the_task_that_generates_cancels_the_request(kernel):

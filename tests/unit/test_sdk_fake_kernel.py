@@ -52,8 +52,8 @@ class Call:
         self._kernel, self.peer = kernel, peer
         self.id, self.method, self.body, self.deadline_ms, self.task = call
 
-    def chunk(self, seq: int, text: str) -> None:
-        self._send(codec.encode_answer(self.id, "chunk", {"text": text, "tokens": [1]}, seq))
+    def chunk(self, seq: int, text: str, **fields: Any) -> None:
+        self._send(codec.encode_answer(self.id, "chunk", {"text": text, "tokens": [1]} | fields, seq))
 
     def reply(self, body: dict[str, Any]) -> None:
         self._send(codec.encode_answer(self.id, "reply", body))

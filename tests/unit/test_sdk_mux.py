@@ -9,8 +9,9 @@ import pytest
 
 from agentix import calls, errors
 from agentix.mux import Mux
+from agentix.vectors import vectors_of
 from kernel.abi import codec
-from kernel.abi.calls import MAX_MAIL_BYTES, SCHEMAS, validate
+from kernel.abi.calls import MAX_MAIL_BYTES, MAX_TEXTS, SCHEMAS, validate
 from kernel.abi.errors import Errno, KernelError
 
 GENERATE = calls.generate("hi", {}, stream=True)
@@ -153,9 +154,17 @@ EXAMPLES = [
     calls.generate("hi", {"max_tokens": 5, "temperature": 0.5, "seed": 3, "stop": ["x"]}, stream=True),
     calls.generate([{"role": "user", "content": "hi"}], {"top_k": 1, "top_p": 0.5, "ignore_end": True}),
     calls.generate([1, 2], {}),
+    calls.generate("hi", {"model": "chat", "logit_bias": {5: -100, "6": 1.5}, "logprobs": 2, "min_p": 0.1}),
+    calls.generate("hi", {"json_schema": {"type": "object"}, "thinking": None}),
+    calls.generate("hi", {"grammar": 'root ::= "a"', "repeat_penalty": 1.1, "special": True}),
     calls.cancel(3),
     calls.tokenize("a", True),
+    calls.tokenize("a", True, "chat"),
     calls.detokenize([1]),
+    calls.detokenize([1], "chat"),
+    *calls.embed(["a", "b"]),
+    *calls.embed([[1, 2], [3]], "embed"),
+    calls.models(),
     calls.spawn("main", "worker.py", [1, "b"], "w", {"A": "b"}, 3, ["task.create"]),
     calls.task_create("critic", 3),
     calls.leave(0),
@@ -197,8 +206,53 @@ def test_a_token_that_is_none_is_named_by_its_place(wrong):
 
 
 def test_the_sampling_options_are_the_kernels_fields():
-    fields = set(SCHEMAS["llm.generate"]) - {"prompt", "messages", "tokens", "stream"}
+    fields = set(SCHEMAS["llm.generate"]) - {"prompt", "messages", "tokens", "tools", "stream"}
     assert set(inspect.get_annotations(calls.Sampling)) == fields
+
+
+def test_what_the_wire_has_no_form_for_is_put_into_one():
+    body = calls.generate("hi", {"json_schema": {"a": 1}, "logit_bias": {5: -100, "6": 1}}).body
+    assert (body["json_schema"], body["logit_bias"]) == ('{"a": 1}', {"5": -100, "6": 1})
+    assert calls.generate("hi", {"json_schema": "{}"}).body["json_schema"] == "{}"
+
+
+def test_texts_to_embed_are_cut_into_calls_that_the_kernel_takes():
+    assert calls.MAX_TEXTS == MAX_TEXTS
+    texts = [str(number) for number in range(2 * MAX_TEXTS + 1)]
+    cut = [call.body["texts"] for call in calls.embed(texts)]
+    assert [len(part) for part in cut] == [MAX_TEXTS, MAX_TEXTS, 1]
+    assert [text for part in cut for text in part] == texts
+    long = "你" * calls.MAX_TEXTS_CHARS
+    assert [len(call.body["texts"]) for call in calls.embed([long, "a", "b"])] == [1, 2]
+    for call in calls.embed([long, "a", "b"]):
+        assert len(codec.encode_call(1, call.method, call.body)) < codec.MAX_MESSAGE_BYTES
+    assert list(calls.embed([])) == []
+
+
+@pytest.mark.parametrize("wrong", ["a text", b"bytes"])
+def test_one_text_is_no_list_of_texts(wrong):
+    with pytest.raises(errors.InvalidValue, match="wanted a list of texts"):
+        list(calls.embed(wrong))
+
+
+def test_vectors_are_an_array_or_lists_of_the_same_numbers(monkeypatch):
+    raw = [struct.pack("<3f", 0.5, -1, 2), struct.pack("<3f", 1, 2, 3)]
+    array = vectors_of(raw)
+    assert (array.shape, str(array.dtype), array.flags.writeable) == ((2, 3), "float32", True)
+    assert vectors_of([]).shape == (0, 0)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert vectors_of(raw) == array.tolist() == [[0.5, -1, 2], [1, 2, 3]]
+
+
+def test_a_name_that_the_kernel_does_not_know_is_a_segments_or_a_models():
+    for call, kind in (
+        (calls.mem_unlink("a"), errors.NoSuchSegment),
+        (calls.tokenize("a", True, "x"), errors.NoSuchModel),
+    ):
+        mux = Mux()
+        inflight, _ = mux.start(call)
+        mux.feed(codec.encode_error(inflight.id, KernelError(Errno.ENOENT, "no")))
+        assert type(inflight.error) is kind
 
 
 def test_mail_is_bounded_as_the_kernel_bounds_it():

@@ -8,17 +8,22 @@ import pytest
 
 from kernel.objects import Task
 from kernel.states import (
+    CORE_TRANSITIONS,
     FINISHED,
     REQUEST_TRANSITIONS,
     TASK_TRANSITIONS,
+    CoreState,
     InvalidTransition,
     RequestState,
     TaskState,
     validate,
 )
 
-TABLES = [(TASK_TRANSITIONS, TaskState), (REQUEST_TRANSITIONS, RequestState)]
-FIRST = {TaskState: TaskState.NEW, RequestState: RequestState.QUEUED}
+TABLES = [
+    (TASK_TRANSITIONS, TaskState), (REQUEST_TRANSITIONS, RequestState), (CORE_TRANSITIONS, CoreState)
+]  # fmt: skip
+FIRST = {TaskState: TaskState.NEW, RequestState: RequestState.QUEUED, CoreState: CoreState.UNLOADED}
+ENDS = {TaskState: {TaskState.ZOMBIE}, RequestState: FINISHED, CoreState: {CoreState.FAILED}}
 
 
 @pytest.mark.parametrize(("table", "states"), TABLES)
@@ -41,8 +46,7 @@ def test_every_state_is_reached_from_the_first_and_can_end(table, states):
             reached.add(state)
             todo += table[state]
     assert reached == set(states)
-    ends = {state for state in states if not table[state]}
-    assert ends == (FINISHED if states is RequestState else {TaskState.ZOMBIE})
+    assert {state for state in states if not table[state]} == ENDS[states]
 
 
 @pytest.mark.parametrize(("table", "states"), TABLES)

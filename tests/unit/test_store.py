@@ -21,6 +21,12 @@ def test_a_segment_is_made_for_the_core_and_dropped_to_make_room_for_a_longer_on
     ]
 
 
+def test_a_models_segments_are_made_for_its_own_core() -> None:
+    effects: list[object] = []
+    SegmentStore(1 << 20, lambda: 1, effects.append, core=2).acquire(100)
+    assert effects == [MakeSegment(1, SMALLEST_BYTES, is_for_core=True, core=2)]
+
+
 def test_a_segment_that_is_lent_again_is_nothing_for_the_loop_to_do() -> None:
     effects: list[object] = []
     store = SegmentStore(1 << 20, lambda: 1, effects.append)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from agentix import calls
 from agentix.cli.exits import CommandError, Exit
@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 BOOT_S = 300.0  # a large model from a slow disk
 POLL_S = 0.02
 GRACE_S = 10.0  # for a kernel to go down before it is killed
+SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,24 +48,72 @@ def default_model() -> str:
 
 def add_kernel_options(parser: argparse.ArgumentParser) -> None:
     """The options that become fields of the kernel's configuration; what is left out is its default."""
-    parser.add_argument("--model", metavar="PATH", help="a GGUF file; the small default model if left out")
-    parser.add_argument("--slots", type=int, metavar="N", help="contexts resident in the model at once")
-    parser.add_argument("--window", type=int, metavar="TOKENS", help="length of one context")
     parser.add_argument(
-        "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this CPU"
+        "--model", dest="models", type=chat_model, action="append", metavar="[NAME=]PATH",
+        help="a GGUF file or a name that `ls` shows; may be repeated; the small default model if left out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--embed", dest="models", type=embedding_model, action="append", metavar="[NAME=]PATH",
+        help="the same for a model that makes embeddings",
+    )  # fmt: skip
+    parser.add_argument("--keep-alive", type=float, metavar="SECONDS", help="unload a model idle for so long; 0: never")
+    parser.add_argument("--slots", type=int, metavar="N", help="short contexts resident in a model at once")
+    parser.add_argument("--slot-window", type=quantity, metavar="TOKENS", help="length of a short context, such as 2k")
+    parser.add_argument("--window", type=quantity, metavar="TOKENS", help="length of the longest context, such as 32k")
+    parser.add_argument("--kv-memory", type=quantity, metavar="BYTES", help="for resident contexts, such as 2g")
+    parser.add_argument("--gpu-layers", type=layers, metavar="N", help="on the GPU; auto: as many as fit")
+    parser.add_argument(
+        "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this machine"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the LLM core; one for each core if left out")
+    parser.add_argument("--threads", type=int, metavar="N", help="of an LLM core; as calibrated if left out")
     parser.add_argument("--policy", metavar="NAME", help="scheduling policy")
     parser.add_argument("--quantum", type=int, metavar="TOKENS", help="time slice in generated tokens")
+
+
+def chat_model(text: str) -> dict[str, Any]:
+    """A model as the kernel's configuration has it, of PATH or NAME=PATH. A path may hold a "=", a name no "/"."""
+    name, separator, path = text.partition("=")
+    if not separator or "/" in name or os.path.exists(text):
+        return {"path": text}
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATH or NAME=PATH")
+    return {"name": name, "path": path}
+
+
+def embedding_model(text: str) -> dict[str, Any]:
+    return chat_model(text) | {"embedding": True}
+
+
+def quantity(text: str) -> int:
+    """A number with a binary suffix: 32k is 32,768, 2g is 2 GiB."""
+    factor = SUFFIXES.get(text[-1:].lower(), 1)
+    try:
+        return int(float(text[:-1] if factor > 1 else text) * factor)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number like 512, 8k or 2g") from None
+
+
+def layers(text: str) -> int:
+    """A number of layers; "auto" is the kernel's own choice."""
+    if text == "auto":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
 def kernel_command(options: argparse.Namespace, name: str) -> list[str]:
     """The command of a kernel with these options. -P: a folder `kernel` where the user stands is not ours."""
     fields = {
-        "model": options.model or default_model(),
+        "models": options.models or [{"path": default_model()}],
         "name": name,
+        "keep_alive_s": options.keep_alive,
         "slots": options.slots,
+        "slot_tokens": options.slot_window,
         "window_tokens": options.window,
+        "kv_bytes": options.kv_memory,
+        "gpu_layers": options.gpu_layers,
         "threads": options.threads,
         "flash_attention": options.flash_attention,
         "policy": options.policy,

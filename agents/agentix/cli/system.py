@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from agentix import calls
 from agentix.cli.boot import become_kernel
 from agentix.cli.exits import CommandError, Exit
-from agentix.cli.table import pairs
+from agentix.cli.table import pairs, table
 from agentix.cli.tasks import ANSWER_S, Process
 from agentix.client import Connection
 from agentix.errors import KernelGone
 
+MODEL_HEADINGS = (
+    "MODEL", "STATE", "DESCRIPTION", "FAMILY", "EXACTNESS", "WINDOW", "SLOTS", "DEVICES", "REASON"
+)  # fmt: skip
 DOWN_S = 30.0  # for a kernel to end its agents and itself
 
 
@@ -40,8 +45,24 @@ def down(connection: Connection, _: argparse.Namespace) -> int:
 def info(connection: Connection, options: argparse.Namespace) -> int:
     facts = connection.call(calls.plain("sys.info"), ANSWER_S)
     counters = connection.call(calls.plain("sys.stat"), ANSWER_S)
+    models = connection.call(calls.models(), ANSWER_S)
     if options.json:
-        print(json.dumps({"info": facts, "stat": counters}, indent=2))
-    else:
-        print(f"{pairs(facts)}\n\nsince boot\n{pairs(counters)}")
+        print(json.dumps({"info": facts, "stat": counters, "models": models}, indent=2))
+        return Exit.OK
+    for several in (facts, counters):
+        several.pop("models", None)  # the first one's figures are shown by themselves
+    parts = [pairs(facts), model_table(models), f"since boot\n{pairs(counters)}"]
+    print("\n\n".join(parts))
     return Exit.OK
+
+
+def model_table(models: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each model that the kernel serves."""
+    rows = [
+        (
+            model["name"], model["state"], model["description"], model["family"], model["exactness"],
+            model["window_tokens"] or None, model["slots"] or None, model["devices"], model["reason"],
+        )
+        for model in models
+    ]  # fmt: skip
+    return table(MODEL_HEADINGS, rows)

@@ -31,8 +31,8 @@ SIGNAL_STATUS = 128  # added to a signal's number, as shells do
 OVERLAP_CHARS = 400  # enough of a log's end to find it again after the log's start was cut off
 
 PS_HEADINGS = (
-    "PID", "PPID", "NAME", "STATE", "WAITS FOR", "NICE", "CPU%", "RSS", "REQ", "PROMPT", "GEN", "SWITCHES",
-    "WAIT", "TTFT", "AGE",
+    "PID", "PPID", "NAME", "STATE", "WAITS FOR", "NICE", "CPU%", "RSS", "REQ", "CONTEXT", "PROMPT", "GEN",
+    "SWITCHES", "WAIT", "TTFT", "AGE",
 )  # fmt: skip
 
 
@@ -77,9 +77,10 @@ def ps_row(task: dict[str, object]) -> list[object]:
         return None if value is None else kind(value)
 
     state = f"{of('state')}{' throttled' if task.get('throttled') else ''}"
+    context = None if task.get("context_limit") is None else f"{of('context_tokens')}/{of('context_limit')}"
     return [
         of("pid"), of("ppid"), of("name"), state, of("waits_for"), of("priority"),
-        of("cpu_percent", lambda value: f"{value:.0f}"), of("rss_bytes", size), of("requests"),
+        of("cpu_percent", lambda value: f"{value:.0f}"), of("rss_bytes", size), of("requests"), context,
         of("prompt_tokens"), of("generated_tokens"), of("switches"), of("wait_s", span),
         of("ttft_s", span), of("age_s", span),
     ]  # fmt: skip
