@@ -1,30 +1,41 @@
-"""Memory that llama.cpp reads and writes: batches of rows, and segments mapped into the core.
+"""Memory that llama.cpp reads and writes: batches of tokens, and segments mapped into the core.
 
-Who calls it: llama.py. What must hold: the arrays live as long as the structures that point at them.
+Who calls it: bank.py and llama.py. What must hold: the arrays live as long as the structures that point at
+them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernel.engine import snapshot
-from kernel.engine.base import Row
+
+BYTES = ctypes.POINTER(ctypes.c_uint8)
+
+
+class Feed(NamedTuple):
+    """Tokens for one stream, from `position` on."""
+
+    stream: int
+    position: int
+    tokens: Sequence[int]
 
 
 class Batch:
     """A llama_batch whose arrays are numpy's, filled without a Python loop per token."""
 
-    def __init__(self, rows: int, struct_type: Any) -> None:
-        self._token = np.zeros(rows, np.int32)
-        self._position = np.zeros(rows, np.int32)
-        self._sequence = np.zeros(rows, np.int32)
-        self._counts = np.ones(rows, np.int32)
-        self._wanted = np.zeros(rows, np.int8)
-        address = self._sequence.ctypes.data + 4 * np.arange(rows, dtype=np.uintp)
+    def __init__(self, tokens: int, struct_type: Any) -> None:
+        self._token = np.zeros(tokens, np.int32)
+        self._position = np.zeros(tokens, np.int32)
+        self._sequence = np.zeros(tokens, np.int32)
+        self._counts = np.ones(tokens, np.int32)
+        self._wanted = np.zeros(tokens, np.int8)
+        address = self._sequence.ctypes.data + 4 * np.arange(tokens, dtype=np.uintp)
         self._addresses = address.astype(np.uintp)
         fields = dict(struct_type._fields_)
         self.struct = struct_type(
@@ -35,22 +46,19 @@ class Batch:
             logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
         )
 
-    def fill(self, rows: list[Row], all_outputs: bool) -> list[Row]:
-        """Lay rows out one after the other; return those whose last token's logits will be there."""
+    def fill(self, feeds: Sequence[Feed], outputs: str) -> None:
+        """Lay feeds out one after the other. outputs: whose logits are computed, "all", "last" or "none"."""
         used = 0
-        self._wanted[:] = 0
-        wanted = []
-        for row in rows:
-            end = used + len(row.tokens)
-            self._token[used:end] = row.tokens
-            self._position[used:end] = np.arange(row.position, row.position + len(row.tokens))
-            self._sequence[used:end] = row.slot
-            if all_outputs or row.sampling is not None:
-                self._wanted[end - 1] = 1
-                wanted.append(row)
+        for feed in feeds:
+            end = used + len(feed.tokens)
+            self._token[used:end] = feed.tokens
+            self._position[used:end] = np.arange(feed.position, feed.position + len(feed.tokens))
+            self._sequence[used:end] = feed.stream
             used = end
+        self._wanted[:used] = outputs == "all"
+        if outputs == "last":
+            self._wanted[used - 1] = 1
         self.struct.n_tokens = used
-        return wanted
 
 
 class Mapping:
@@ -63,10 +71,13 @@ class Mapping:
         self.size_bytes = size_bytes
         self._map = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self.array = np.frombuffer(self._map, dtype=np.uint8)
-        self.payload = ctypes.cast(
-            self.array.ctypes.data + snapshot.HEADER_BYTES, ctypes.POINTER(ctypes.c_uint8)
-        )
+        self.payload = address_of(self.array, snapshot.HEADER_BYTES)
 
     def close(self) -> None:
         del self.array  # the map cannot close under a view
         self._map.close()
+
+
+def address_of(array: np.ndarray, offset: int = 0) -> Any:
+    """Return a C pointer into a uint8 array."""
+    return ctypes.cast(array.ctypes.data + offset, BYTES)

@@ -10,14 +10,20 @@ from __future__ import annotations
 import hashlib
 import mmap
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from kernel.engine import snapshot
 from kernel.engine.base import (
     CHUNK_TOKENS,
+    EXACT,
+    Bank,
     EngineError,
     EngineInfo,
+    EngineOptions,
+    Opening,
     Restore,
     Row,
     Sampled,
@@ -29,6 +35,8 @@ from kernel.engine.base import (
 
 VOCAB = 320
 END = 319
+TRAINED_TOKENS = 1 << 20
+EMBEDDING_WIDTH = 8
 _BYTES_PER_TOKEN = 4
 _FINGERPRINT = b"fake-engine-0001"
 
@@ -36,46 +44,84 @@ _FINGERPRINT = b"fake-engine-0001"
 class FakeEngine:
     """Tokens 0-255 are bytes (many of them parts of UTF-8 characters), the others words; 319 ends.
 
-    Raises AssertionError when a plan breaks the contract of base.py.
+    Banks: the first as the options say, then each of one slot with a window four times as long, up to
+    window_tokens (0: no more than slot_tokens). A constraint makes every token a printable byte; the text
+    "none" admits nothing. Raises AssertionError when a plan breaks the contract of base.py.
     """
 
-    def __init__(
-        self,
-        path: str = "fake",
-        *,
-        slots: int = 4,
-        window_tokens: int = 512,
-        threads: int = 1,
-        extra_buffers: bool = True,
-        flash_attention: str = "auto",
-    ) -> None:
-        self._held: list[list[int]] = [[] for _ in range(slots)]
+    def __init__(self, path: str = "fake", options: EngineOptions | None = None) -> None:
+        options = options or EngineOptions(slots=4, slot_tokens=512)
+        window = options.window_tokens or options.slot_tokens
+        windows = [min(options.slot_tokens, window)]
+        while windows[-1] < window:
+            windows.append(min(4 * windows[-1], window))
+        shapes = [(1 if number else options.slots, size) for number, size in enumerate(windows)]
+        banks = [Bank(slots, size, slots * size * _BYTES_PER_TOKEN) for slots, size in shapes]
+        self._bank_of = [number for number, bank in enumerate(banks) for _ in range(bank.slots)]
+        self._held: list[list[int]] = [[] for _ in self._bank_of]
+        self._openings: dict[int, Opening] = {}  # by slot
+        self._drawn: dict[int, list[int]] = {}  # by slot, since its opening
         self._segments: dict[int, np.ndarray] = {}
         self.steps = 0
         self.info = EngineInfo(
             model=path,
             description="fake",
+            family="dense",
+            exactness=EXACT,
+            can_trim=True,
             vocab=VOCAB,
-            window_tokens=window_tokens,
-            slots=slots,
-            threads=threads,
+            window_tokens=window,
+            trained_tokens=TRAINED_TOKENS,
+            banks=tuple(banks),
+            kv_bytes=options.kv_bytes or sum(bank.size_bytes for bank in banks),
+            threads=options.threads or 1,
+            devices="nothing",
             kv_bytes_per_token=_BYTES_PER_TOKEN,
             snapshot_overhead_bytes=snapshot.HEADER_BYTES,
-            extra_buffers=extra_buffers,
-            flash_attention=flash_attention == "on",
-            has_template=True,
+            extra_buffers=options.extra_buffers,
+            flash_attention=options.flash_attention == "on",
+            chat_format="hermes",
+            takes_tools=True,
+            embedding_width=EMBEDDING_WIDTH if options.embedding else 0,
             load_s=0.0,
         )
 
     # -- text ---------------------------------------------------------------------------------
 
-    def tokenize(self, text: str, with_special: bool) -> list[int]:
-        return [256] * with_special + list(text.encode())
+    @property
+    def text(self) -> FakeText:
+        return FakeText(self)
 
-    def render(self, messages: list[tuple[str, str]]) -> str:
-        if any(role not in ("system", "user", "assistant") for role, _ in messages):
-            raise EngineError(f"the chat template knows no role {messages[0][0]!r}")
-        return "".join(f"{role}: {content}\n" for role, content in messages) + "assistant: "
+    def ask(self, what: str, value: Mapping[str, Any]) -> Any:
+        """Answer as a real core's text side does; see effects.AskCore."""
+        if what == "tokenize":
+            return [256] * value["with_special"] + list(value["text"].encode())
+        if what == "detokenize":
+            return b"".join(self.piece(token) for token in value["tokens"])
+        if what == "chat":
+            text = self._render(value["messages"], value.get("tools"))
+            return {"tokens": [256, *text.encode()], "opens_reasoning": bool(value.get("thinking"))}
+        if what == "constraint":
+            if value["text"] == "wrong":
+                raise EngineError("the grammar is wrong")
+            return 1
+        raise EngineError(f"question {what!r} is not one of tokenize, chat, detokenize, constraint")
+
+    def embed(self, texts: list[list[int]]) -> list[bytes]:
+        vectors = []
+        for tokens in texts:
+            raw = hashlib.blake2b(repr(list(tokens)).encode(), digest_size=EMBEDDING_WIDTH).digest()
+            vector = np.frombuffer(raw, dtype=np.uint8).astype("<f4") + 1
+            vectors.append((vector / np.linalg.norm(vector)).astype("<f4").tobytes())
+        return vectors
+
+    def _render(self, messages: list[Mapping[str, Any]], tools: Any) -> str:
+        for message in messages:
+            if message["role"] not in ("system", "user", "assistant", "tool"):
+                raise EngineError(f"the chat template knows no role {message['role']!r}")
+        shown = f"tools: {tools}\n" if tools else ""
+        turns = "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in messages)
+        return shown + turns + "assistant: "
 
     def piece(self, token: int) -> bytes:
         """Return a byte for most tokens, a CJK character's first or last part for some, a word for the rest."""
@@ -103,6 +149,7 @@ class FakeEngine:
         saved = tuple((save.segment, self._save(save)) for save in plan.saves)
         for slot in plan.clears:
             self._held[slot] = []
+        self._check_banks(plan)
         failed: dict[int, str] = {}
         for restore in plan.restores:
             try:
@@ -110,36 +157,75 @@ class FakeEngine:
             except snapshot.SnapshotError as error:
                 self._held[restore.slot] = []
                 failed[restore.slot] = str(error)
+        for opening in plan.openings:
+            self._openings[opening.slot] = opening
+            self._drawn[opening.slot] = []
         slots = [row.slot for row in (*plan.decodes, *plan.chunks)]
         assert len(slots) == len(set(slots)), f"a slot twice in one step: {sorted(slots)}"
-        sampled = []
+        sampled: list[Sampled] = []
+        refused: list[tuple[int, str]] = []
         for row in plan.decodes:
             assert len(row.tokens) == 1, f"a decode of {len(row.tokens)} tokens"
-            sampled += [] if row.slot in failed else self._feed(row)
         for row in plan.chunks:
             last = row.position + len(row.tokens) - 1
             assert row.position % CHUNK_TOKENS == 0, f"a chunk from {row.position}"
             assert row.position // CHUNK_TOKENS == last // CHUNK_TOKENS, f"a chunk up to {last}"
-            sampled += [] if row.slot in failed else self._feed(row)
+        for row in (*plan.decodes, *plan.chunks):
+            if row.slot not in failed:
+                try:
+                    sampled += self._feed(row)
+                except EngineError as error:
+                    refused.append((row.slot, str(error)))
         return StepResult(
             number=plan.number,
             sampled=tuple(sampled),
             saved=saved,
             failed_restores=tuple(failed.items()),
+            failed_requests=tuple(refused),
             began_ns=began,
             ended_ns=time.monotonic_ns(),
             switch_ns=0,
+            runs=bool(plan.decodes) + len(plan.chunks),
+            moves=0,
+            sampling_ns=0,
         )
 
     def _feed(self, row: Row) -> list[Sampled]:
         held = self._held[row.slot]
         assert row.position == len(held), f"slot {row.slot} holds {len(held)}, row at {row.position}"
-        assert len(held) + len(row.tokens) <= self.info.window_tokens, f"slot {row.slot} overflows"
+        window = self.info.banks[self._bank_of[row.slot]].window_tokens
+        assert len(held) + len(row.tokens) <= window, f"slot {row.slot} overflows its {window}"
         held += row.tokens
-        if row.sampling is None:
+        if not row.is_last:
             return []
-        token = next_token(held, row.sampling)
-        return [Sampled(row.slot, token, self.piece(token), token == END)]
+        opening, drawn = self._openings[row.slot], self._drawn[row.slot]
+        told = [*opening.tokens, *drawn]
+        assert held[len(held) - len(told) :] == told, f"slot {row.slot} was opened for other tokens"
+        if opening.constraint is not None and opening.constraint.text == "none":
+            raise EngineError("the grammar admits no token here")
+        token = next_token(held, opening.sampling)
+        if opening.constraint is not None:
+            token %= 95
+        drawn.append(token)
+        logprobs = opening.sampling.logprobs
+        return [
+            Sampled(
+                row.slot,
+                token,
+                self.piece(token),
+                token == END,
+                None if logprobs < 0 else -0.5,
+                tuple((token, -0.5) for _ in range(max(0, min(1, logprobs)))),
+            )
+        ]
+
+    def _check_banks(self, plan: StepPlan) -> None:
+        used = sum(self.info.banks[number].size_bytes for number in plan.banks)
+        assert len(plan.banks) == 1 or used <= self.info.kv_bytes, f"banks {plan.banks} take {used} bytes"
+        for slot, held in enumerate(self._held):
+            assert not held or self._bank_of[slot] in plan.banks, f"slot {slot} lost its bank with KV in it"
+        for item in (*plan.restores, *plan.decodes, *plan.chunks):
+            assert self._bank_of[item.slot] in plan.banks, f"slot {item.slot} has no memory"
 
     def _save(self, save: Save) -> int:
         held = self._held[save.slot]
@@ -153,7 +239,22 @@ class FakeEngine:
         payload = snapshot.unseal(
             self._segments[restore.segment], _FINGERPRINT, restore.tokens, restore.digest
         )
-        self._held[restore.slot] = payload.view(np.int32).tolist()
+        self._held[restore.slot] = payload.view(np.int32).tolist()[: restore.keep]
+
+
+class FakeText:
+    """The text side of a fake engine: it answers at once."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def ask(self, what: str, value: Mapping[str, Any], reply: Callable[[Any, str | None], None]) -> None:
+        try:
+            answer = self._engine.ask(what, value)
+        except EngineError as error:
+            reply(None, str(error))
+        else:
+            reply(answer, None)
 
 
 def next_token(tokens: list[int], sampling: Sampling) -> int:

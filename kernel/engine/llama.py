@@ -1,4 +1,4 @@
-"""llama.cpp driven one step at a time: split KV cache, one sequence id per slot.
+"""llama.cpp driven one step at a time: banks of slots, what stands in them, and the tokens drawn.
 
 Who calls it: worker.py, inside the LLM core process and nowhere else (ggml aborts its process on an
 assertion, so the kernel never imports this). What must hold: see Row in base.py for the batches, and
@@ -11,18 +11,25 @@ import ctypes
 import hashlib
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
-import psutil
 
-from kernel.engine import snapshot
+from kernel.engine import bank as banks
+from kernel.engine import calibrate, devices, family, fit, inspect, probe, rowsfile, snapshot
+from kernel.engine.bank import ContextOptions, SlotBank
 from kernel.engine.base import (
-    CHUNK_TOKENS,
+    EXACT,
+    RECOMPUTE,
+    WHOLE,
+    Bank,
     EngineError,
     EngineInfo,
-    EngineMemoryError,
+    EngineOptions,
+    Opening,
     Restore,
     Row,
     Sampled,
@@ -30,138 +37,85 @@ from kernel.engine.base import (
     StepPlan,
     StepResult,
 )
-from kernel.engine.batch import Batch, Mapping
-from kernel.engine.hostcpu import read_cpu
-from kernel.engine.sampler import sample
-
-MAX_HOLE = 4  # slots between two busy ones that are filled rather than left open
-# ggml splits the KV of a single flash-attention row among threads once its extent, which llama.cpp
-# rounds up to 256, reaches 512; two rows are never split.
-FLASH_WHOLE_TOKENS = 256
-
-_SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
+from kernel.engine.batch import Mapping
+from kernel.engine.cost import StepCosts
+from kernel.engine.sampler import Sampler
+from kernel.engine.samplestate import Drawing
+from kernel.engine.textside.client import TextSide
 
 
 class LlamaEngine:
-    """One model with `slots` sequences of `window_tokens` each.
+    """One model, its banks of slots and its text side.
 
-    flash_attention: "on", "off", or "auto" for what decodes faster on this kind of CPU.
-
-    Raises EngineError from the constructor when the file is no model that llama.cpp can load, when
-    the context does not fit in memory, or when a first decode gives logits that are not finite.
+    Raises EngineError from the constructor when the file is no model that llama.cpp can load, when it does
+    not fit in memory, or when a first decode gives logits that are not finite.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        slots: int,
-        window_tokens: int,
-        threads: int,
-        extra_buffers: bool = True,
-        flash_attention: str = "auto",
-    ) -> None:
+    def __init__(self, path: str, options: EngineOptions) -> None:
         began = time.monotonic()
-        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+        banks.prepare()
         llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
-        options.use_extra_bufts = extra_buffers
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
-        if not self._model:
-            raise EngineError(f"model {path}: llama.cpp cannot load this file as a GGUF model")
+        facts = inspect.gather(path)
+        free = devices.free_memory()
+        fitted = fit.decide(facts, options, free)
+        self._model = load_model(path, options, fitted.gpu_layers)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        trained = llama_cpp.llama_model_n_ctx_train(self._model)
-        window_tokens = min(window_tokens, trained)
-        rows = max(CHUNK_TOKENS, slots)
-        if flash_attention == "auto":
-            flash_attention = "off" if "amx_tile" in read_cpu().features else "on"
-        self._has_flash = flash_attention == "on"
-        self._check_memory(slots, window_tokens)
-        self._context = self._make_context(slots, window_tokens, rows, threads)
-        if not self._context:
-            raise EngineError(f"model {path}: llama.cpp cannot make a context for it")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = Batch(rows, llama_cpp.llama_batch)
-        self._slots = max(slots, 2)
-        self._is_alone_exact = True
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._costs = StepCosts(llama_cpp.llama_model_size(self._model), facts.kv_bytes_per_token)
+        choice = calibrate.choose(self._model, options, options.choices)
+        self._options = ContextOptions(choice.threads, choice.flash_attention)
+        self._traits = probe.first_traits(self._model)
+        mode = rowsfile.key(choice.flash_attention, options.extra_buffers, fitted.gpu_layers)
+        known = rowsfile.read(options.choices, mode)
+        verdict = probe.probe(self._make_probe_bank, self._traits, self._vocab_size, known)
+        if known is None and verdict.exactness in (EXACT, WHOLE):
+            rowsfile.write(options.choices, mode, (self._traits.least_rows, self._traits.row_step))
+        if choice.is_fast:
+            self._traits.least_rows = self._traits.row_step = 1
+        fitted = self._fit_again(facts, options, free)
+        shapes = fitted.banks if verdict.exactness != RECOMPUTE else fitted.banks[:1]
+        self._banks: list[SlotBank | None] = [None] * len(shapes)
+        self._shapes = shapes
+        self._place = [(number, slot) for number, bank in enumerate(shapes) for slot in range(bank.slots)]
+        self._open_banks((0,))
         self._segments: dict[int, Mapping] = {}
-        self._template = llama_cpp.llama_model_chat_template(self._model, None)
-        vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self._pieces: list[bytes | None] = [None] * vocab
-        self._is_end = [
-            bool(llama_cpp.llama_vocab_is_eog(self._vocab, token)) for token in range(vocab)
-        ]
-        self._vocab_size = vocab
-        layers = llama_cpp.llama_model_n_layer(self._model)
-        self._fingerprint = self._make_fingerprint(path, slots, window_tokens, self._has_flash)
-        per_token, overhead = self._preflight()
-        self._is_alone_exact = self._measure_alone()
+        self._drawings: dict[int, Drawing] = {}  # by slot
+        self._openings: dict[int, Opening] = {}
+        self._pieces: dict[bool, list[bytes | None]] = {
+            with_special: [None] * self._vocab_size for with_special in (False, True)
+        }
+        self._is_end = np.array(
+            [llama_cpp.llama_vocab_is_eog(self._vocab, token) for token in range(self._vocab_size)], bool
+        )
+        self._sampler = Sampler(self._vocab_size, choice.threads)
+        self._fingerprint = _fingerprint(path, choice.flash_attention)
+        self.text = TextSide(path)
         self.info = EngineInfo(
             model=path,
-            description=self._describe(),
-            vocab=vocab,
-            window_tokens=window_tokens,
-            slots=slots,
-            threads=threads,
-            kv_bytes_per_token=per_token,
-            snapshot_overhead_bytes=overhead + 64 * layers,
-            extra_buffers=extra_buffers,
-            flash_attention=self._has_flash,
-            has_template=bool(self._template),
+            description=describe(self._model),
+            family=family.family_of(self._model),
+            exactness=verdict.exactness,
+            can_trim=self._traits.can_trim and self._traits.can_move and not self._traits.is_windowed,
+            vocab=self._vocab_size,
+            window_tokens=shapes[-1].window_tokens,
+            trained_tokens=facts.trained_tokens,
+            banks=shapes,
+            kv_bytes=fitted.kv_bytes,
+            threads=choice.threads,
+            devices=fitted.devices,
+            kv_bytes_per_token=verdict.bytes_per_token,
+            snapshot_overhead_bytes=verdict.overhead_bytes
+            + 64 * llama_cpp.llama_model_n_layer(self._model)
+            + 4 * max(bank.slots for bank in shapes),
+            extra_buffers=options.extra_buffers,
+            flash_attention=choice.flash_attention,
+            chat_format=self.text.facts.chat_format,
+            takes_tools=self.text.facts.takes_tools,
+            embedding_width=0,
             load_s=time.monotonic() - began,
         )
 
-    # -- text ---------------------------------------------------------------------------------
-
-    def tokenize(self, text: str, with_special: bool) -> list[int]:
-        """Return token ids; with_special adds the model's own opening token and reads control tokens."""
-        raw = text.encode()
-        room = len(raw) + 8
-        for _ in range(2):
-            buffer = (llama_cpp.llama_token * room)()
-            count = llama_cpp.llama_tokenize(
-                self._vocab, raw, len(raw), buffer, room, with_special, with_special
-            )
-            if count >= 0:
-                return buffer[:count]
-            room = -count
-        raise EngineError(f"llama.cpp could not tokenize a text of {len(raw)} bytes")
-
-    def render(self, messages: list[tuple[str, str]]) -> str:
-        """Return chat messages, (role, content) each, in the model's own template, open for a reply."""
-        if not self._template:
-            raise EngineError("the model carries no chat template: send a prompt instead of messages")
-        array = (llama_cpp.llama_chat_message * len(messages))(
-            *((role.encode(), content.encode()) for role, content in messages)
-        )
-        room = 256 + sum(2 * len(role) + 2 * len(content.encode()) + 64 for role, content in messages)
-        for _ in range(2):
-            buffer = ctypes.create_string_buffer(room)
-            used = llama_cpp.llama_chat_apply_template(
-                self._template, array, len(messages), True, buffer, room
-            )
-            if used < 0:
-                raise EngineError("llama.cpp does not know the model's chat template")
-            if used <= room:
-                return buffer.raw[:used].decode()
-            room = used
-        raise EngineError("the chat template gave texts of two lengths for the same messages")
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that a token adds to a text; empty for control tokens."""
-        known = self._pieces[token]
-        if known is None:
-            room = 64
-            while True:
-                buffer = ctypes.create_string_buffer(room)
-                used = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
-                if used >= 0:
-                    break
-                room = -used
-            known = self._pieces[token] = buffer.raw[:used]
-        return known
-
-    # -- steps --------------------------------------------------------------------------------
+    # -- segments -----------------------------------------------------------------------------
 
     def attach(self, segment: int, fd: int, size_bytes: int) -> None:
         """Map a segment of the kernel's; the descriptor stays the caller's."""
@@ -173,12 +127,23 @@ class LlamaEngine:
         if mapping:
             mapping.close()
 
+    def embed(self, texts: list[list[int]]) -> list[bytes]:
+        """Raise EngineError: see embedding.py for the models that do."""
+        raise EngineError(f"model {self.info.model} generates, it does not embed")
+
+    # -- steps --------------------------------------------------------------------------------
+
     def step(self, plan: StepPlan) -> StepResult:
         """Carry out one plan; see StepPlan for the order."""
         began = time.monotonic_ns()
+        passes, moves = self._count("passes"), self._count("moves")
+        self._sampling_ns = 0
+        for request in plan.closes:
+            self.text.close_request(request)
         saved = tuple((save.segment, self._save(save)) for save in plan.saves)
         for slot in plan.clears:
             self._clear(slot)
+        self._open_banks(plan.banks)
         failed: dict[int, str] = {}
         for restore in plan.restores:
             try:
@@ -187,88 +152,86 @@ class LlamaEngine:
                 self._clear(restore.slot)
                 failed[restore.slot] = str(error)
         switched = time.monotonic_ns()
+        refused: dict[int, str] = {}
+        for opening in plan.openings:
+            self._open(opening, refused)
         sampled: list[Sampled] = []
-        decodes = [row for row in plan.decodes if row.slot not in failed]
-        if decodes:
-            fillers = self._fillers({row.slot: row.position for row in decodes})
-            sampled += self._decode(sorted([*decodes, *fillers], key=lambda row: row.slot), True)
-            for filler in fillers:
-                llama_cpp.llama_memory_seq_rm(self._memory, filler.slot, filler.position, -1)
+        for number, rows in self._by_bank(row for row in plan.decodes if row.slot not in failed):
+            for done, logits in self._bank(number).decode(rows):
+                sampled += self._draw(number, done, logits, refused)
         for chunk in plan.chunks:
             if chunk.slot not in failed:
-                sampled += self._decode([chunk], False)
+                number, local = self._place[chunk.slot]
+                row = replace(chunk, slot=local)
+                logits = self._bank(number).chunk(row)
+                if row.is_last:
+                    sampled += self._draw(number, [row], logits, refused)
         return StepResult(
             number=plan.number,
             sampled=tuple(sampled),
             saved=saved,
             failed_restores=tuple(failed.items()),
+            failed_requests=tuple(refused.items()),
             began_ns=began,
             ended_ns=time.monotonic_ns(),
             switch_ns=switched - began,
+            runs=self._count("passes") - passes,
+            moves=self._count("moves") - moves,
+            sampling_ns=self._sampling_ns,
         )
 
-    def _fillers(self, positions: dict[int, int]) -> list[Row]:
-        """Return rows of no consequence for small holes between busy slots, given as slot: position.
+    def _open(self, opening: Opening, refused: dict[int, str]) -> None:
+        self._openings[opening.slot] = opening
+        self._drawings.pop(opening.slot, None)
+        try:
+            gate = self.text.open_gate(opening) if opening.constraint else None
+            self._drawings[opening.slot] = Drawing(opening, self._vocab_size, gate)
+        except EngineError as error:
+            refused[opening.slot] = str(error)
 
-        llama.cpp splits a batch wherever its slots are not adjacent, and each part reads all weights
-        once more: a filled hole costs a row, an open one a pass. A row that is alone in its part, and
-        for which this machine's kernels then sum in another order, gets a neighbour.
-        """
-        ordered = sorted(positions)
-        filled: set[int] = set()
-        first = 0  # index of the part's first slot
-        for index, slot in enumerate(ordered):
-            following = ordered[index + 1] if index + 1 < len(ordered) else None
-            if following is not None and following - slot <= MAX_HOLE + 1:
-                filled.update(range(slot + 1, following))
-                continue
-            if index == first and not self._may_be_alone(positions[slot]):
-                filled.add(slot + 1 if slot + 1 < self._slots else slot - 1)
-            first = index + 1
-        return [
-            Row(slot, llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1, (0,), None)
-            for slot in sorted(filled - positions.keys())
-        ]
-
-    def _may_be_alone(self, position: int) -> bool:
-        """Whether a row at `position` has the same bits alone in a batch as beside another."""
-        is_split = self._has_flash and position >= FLASH_WHOLE_TOKENS
-        return self._is_alone_exact and not is_split
-
-    def _decode(self, rows: list[Row], all_outputs: bool) -> list[Sampled]:
-        """Run one batch and sample the rows that ask for it.
-
-        all_outputs: compute logits for every row, so that the last layer's batch is as wide as the
-        others' whoever wants a token (a row alone there would take another kernel: see _fillers).
-        """
-        outputs = self._batch.fill(rows, all_outputs)
-        status = llama_cpp.llama_decode(self._context, self._batch.struct)
-        if status:
-            shown = ", ".join(f"slot {row.slot} at {row.position}+{len(row.tokens)}" for row in rows)
-            raise RuntimeError(f"llama_decode returned {status} for {shown}")
+    def _draw(
+        self, number: int, rows: Sequence[Row], logits: np.ndarray, refused: dict[int, str]
+    ) -> list[Sampled]:
+        """Draw the next token of every row that wants one."""
+        began = time.monotonic_ns()
+        first = self._first_slot(number)
+        drawings = [self._drawings.get(first + row.slot) if row.is_last else None for row in rows]
+        positions = [row.position + len(row.tokens) for row in rows]
         sampled = []
-        for row, values in zip(outputs, self._logits(len(outputs)), strict=True):
-            if row.sampling is not None:
-                token = sample(values, row.sampling, row.position + len(row.tokens))
-                is_end = self._is_end[token]
-                piece = b"" if is_end else self.piece(token)
-                sampled.append(Sampled(row.slot, token, piece, is_end))
+        for row, drawn in zip(rows, self._sampler.draw(logits, drawings, positions), strict=True):
+            slot = first + row.slot
+            if isinstance(drawn, EngineError):
+                refused[slot] = str(drawn)
+            elif drawn is not None:
+                is_end = bool(self._is_end[drawn.token])
+                piece = b"" if is_end else self._piece(drawn.token, self._openings[slot].with_special)
+                sampled.append(Sampled(slot, drawn.token, piece, is_end, drawn.logprob, drawn.top))
+        self._sampling_ns += time.monotonic_ns() - began
         return sampled
 
-    def _logits(self, rows: int) -> np.ndarray:
-        """Return the last decode's logits, shape (rows, vocab); valid until the next decode."""
-        if not rows:
-            return np.empty((0, self._vocab_size), np.float32)
-        pointer = llama_cpp.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, shape=(rows, self._vocab_size))
+    def _piece(self, token: int, with_special: bool) -> bytes:
+        """Return the bytes that a token adds to a text; control tokens have some only with_special."""
+        known = self._pieces[with_special][token]
+        if known is None:
+            room = 64
+            while True:
+                buffer = ctypes.create_string_buffer(room)
+                used = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, with_special)
+                if used >= 0:
+                    break
+                room = -used
+            known = self._pieces[with_special][token] = buffer.raw[:used]
+        return known
+
+    # -- contexts -----------------------------------------------------------------------------
 
     def _save(self, save: Save) -> int:
-        held = llama_cpp.llama_memory_seq_pos_max(self._memory, save.slot) + 1
+        number, local = self._place[save.slot]
+        bank, mapping = self._bank(number), self._segments[save.segment]
+        held = bank.length(local)
         if held != save.tokens:
             raise RuntimeError(f"slot {save.slot} holds {held} tokens, the plan says {save.tokens}")
-        mapping = self._segments[save.segment]
-        room = mapping.size_bytes - snapshot.HEADER_BYTES
-        used = llama_cpp.llama_state_seq_get_data(self._context, mapping.payload, room, save.slot)
+        used = bank.save(local, mapping)
         if not used:
             raise RuntimeError(
                 f"slot {save.slot}: {save.tokens} tokens do not fit in segment {save.segment}"
@@ -278,106 +241,100 @@ class LlamaEngine:
 
     def _restore(self, restore: Restore) -> None:
         mapping = self._segments[restore.segment]
-        payload = snapshot.unseal(
-            mapping.array, self._fingerprint, restore.tokens, restore.digest
-        )
-        self._clear(restore.slot)
-        used = llama_cpp.llama_state_seq_set_data(
-            self._context, mapping.payload, len(payload), restore.slot
-        )
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, restore.slot)
-        last = llama_cpp.llama_memory_seq_pos_max(self._memory, restore.slot)
-        if used != len(payload) or first != 0 or last != restore.tokens - 1:
-            raise snapshot.SnapshotError(
-                f"llama.cpp took {used} of {len(payload)} bytes and holds positions {first} to {last}"
-            )
-
-    # -- construction -------------------------------------------------------------------------
-
-    def _check_memory(self, slots: int, window_tokens: int) -> None:
-        """Raise EngineMemoryError when the KV cache would not fit: Linux would kill somebody for it."""
-        heads = llama_cpp.llama_model_n_head(self._model)
-        head_width = llama_cpp.llama_model_n_embd(self._model) // heads
-        kv_heads = llama_cpp.llama_model_n_head_kv(self._model)
-        layers = llama_cpp.llama_model_n_layer(self._model)
-        needed = 2 * 2 * layers * kv_heads * head_width * slots * window_tokens  # K and V, 2 bytes each
-        free = psutil.virtual_memory().available
-        if needed > free:
-            raise EngineMemoryError(
-                f"{slots} slots of {window_tokens} tokens need {needed >> 20} MiB for their contexts and"
-                f" {free >> 20} MiB of memory are free: give fewer --slots or a smaller --window"
-            )
-
-    def _make_context(
-        self, slots: int, window_tokens: int, rows: int, threads: int
-    ) -> llama_cpp.llama_context_p:
-        options = llama_cpp.llama_context_default_params()
-        slots = max(slots, 2)  # a lone row needs a neighbour: see _fillers
-        options.n_ctx = slots * window_tokens
-        options.n_batch = options.n_ubatch = rows
-        options.n_seq_max = slots
-        options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = (
-            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            if self._has_flash
-            else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        options.kv_unified = False
-        options.no_perf = True
-        return llama_cpp.llama_init_from_model(self._model, options)
-
-    def _preflight(self) -> tuple[int, int]:
-        """Decode two chunks, check the logits, return (bytes per token, overhead) of a snapshot.
-
-        A build whose kernels crash on this CPU dies here, before it serves.
-        """
-        sizes = []
-        for position in (0, CHUNK_TOKENS):
-            self._batch.fill([Row(0, position, (0,) * CHUNK_TOKENS, None)], True)
-            status = llama_cpp.llama_decode(self._context, self._batch.struct)
-            if status or not np.isfinite(self._logits(1)).all():
-                raise EngineError(f"preflight: llama_decode returned {status} or logits not finite")
-            sizes.append(llama_cpp.llama_state_seq_get_size(self._context, 0))
-        self._clear(0)
-        per_token = -(-(sizes[1] - sizes[0]) // CHUNK_TOKENS)
-        return per_token, max(0, sizes[0] - per_token * CHUNK_TOKENS) + 4096
-
-    def _measure_alone(self) -> bool:
-        """Return whether a row alone in a batch gives the same bits as beside a second row.
-
-        It does not where llama.cpp multiplies a single row by another kernel: F16 weights on x86.
-        """
-        logits = []
-        for slots in ((0,), (0, 1)):
-            for slot in slots:
-                self._clear(slot)
-            self._batch.fill([Row(slot, 0, (0,), None) for slot in slots], True)
-            if llama_cpp.llama_decode(self._context, self._batch.struct):
-                raise EngineError("preflight: llama_decode failed on single tokens")
-            logits.append(self._logits(1)[0].tobytes())
-        for slot in (0, 1):
-            self._clear(slot)
-        return logits[0] == logits[1]
+        payload = snapshot.unseal(mapping.array, self._fingerprint, restore.tokens, restore.digest)
+        number, local = self._place[restore.slot]
+        bank = self._bank(number)
+        bank.restore(local, payload, restore.tokens)
+        bank.cut(local, restore.keep)
 
     def _clear(self, slot: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        number, local = self._place[slot]
+        bank = self._banks[number]
+        if bank is not None:
+            bank.clear(local)
 
-    def _describe(self) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
-        return buffer.value.decode(errors="replace")
+    # -- banks --------------------------------------------------------------------------------
 
-    @staticmethod
-    def _make_fingerprint(path: str, slots: int, window_tokens: int, has_flash: bool) -> bytes:
-        """Return 16 bytes that differ whenever a snapshot of one core would be wrong in another.
+    def _open_banks(self, wanted: Sequence[int]) -> None:
+        """Give back the memory of banks that are not wanted, then make those that are."""
+        for number, bank in enumerate(self._banks):
+            if bank is not None and number not in wanted:
+                bank.close()
+                self._banks[number] = None
+        for number in wanted:
+            if self._banks[number] is None:
+                self._banks[number] = self._make_bank(self._shapes[number])
 
-        The first MiB (all dimensions and the tokenizer's start), the size and the time of change
-        stand for the weights: hashing gigabytes at each start would cost more than the load.
-        """
-        stat = os.stat(path)
-        digest = hashlib.blake2b(digest_size=16)
-        with Path(path).open("rb") as file:
-            digest.update(file.read(1 << 20))
-        parts = (stat.st_size, stat.st_mtime_ns, slots, window_tokens, has_flash)
-        digest.update(repr((*parts, llama_cpp.__version__)).encode())
-        return digest.digest()
+    def _fit_again(self, facts: fit.ModelFacts, options: EngineOptions, free: fit.FreeMemory) -> fit.Fit:
+        """Decide on banks once it is known what attention the contexts have and what company rows need."""
+        attention = "on" if self._options.flash_attention else "off"
+        return fit.decide(
+            facts,
+            replace(options, flash_attention=attention),
+            free,
+            streams=lambda slots: banks.streams_of(slots, self._options, self._traits),
+            spare_tokens=banks.spare_tokens(self._options, self._traits),
+        )
+
+    def _make_bank(self, shape: Bank) -> SlotBank:
+        return SlotBank(
+            self._model, shape.slots, shape.window_tokens, self._options, self._traits, self._costs
+        )
+
+    def _make_probe_bank(self, traits: banks.Traits) -> SlotBank:
+        return SlotBank(
+            self._model, probe.MOST_ROWS, probe.WINDOW_TOKENS, self._options, traits, self._costs
+        )
+
+    def _bank(self, number: int) -> SlotBank:
+        bank = self._banks[number]
+        if bank is None:
+            raise RuntimeError(f"bank {number} has no memory in this step")
+        return bank
+
+    def _first_slot(self, number: int) -> int:
+        return sum(bank.slots for bank in self._shapes[:number])
+
+    def _by_bank(self, rows: Sequence[Row]) -> list[tuple[int, list[Row]]]:
+        """Return rows by the number of their bank, with slots counted from the bank's first."""
+        found: dict[int, list[Row]] = {}
+        for row in rows:
+            number, local = self._place[row.slot]
+            found.setdefault(number, []).append(replace(row, slot=local))
+        return sorted(found.items())
+
+    def _count(self, name: str) -> int:
+        return sum(getattr(bank, name) for bank in self._banks if bank is not None)
+
+
+def describe(model: llama_cpp.llama_model_p) -> str:
+    """Return llama.cpp's line about a model: architecture, size, quantisation."""
+    buffer = ctypes.create_string_buffer(256)
+    llama_cpp.llama_model_desc(model, buffer, len(buffer))
+    return buffer.value.decode(errors="replace")
+
+
+def load_model(path: str, options: EngineOptions, gpu_layers: int) -> llama_cpp.llama_model_p:
+    """Return a model with its weights. Raises EngineError."""
+    wanted = llama_cpp.llama_model_default_params()
+    wanted.use_extra_bufts = options.extra_buffers
+    wanted.n_gpu_layers = gpu_layers
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), wanted)
+    if not model:
+        raise EngineError(f"model {path}: llama.cpp cannot load this file as a GGUF model")
+    return model
+
+
+def _fingerprint(path: str, has_flash: bool) -> bytes:
+    """Return 16 bytes that differ whenever a snapshot of one core would be wrong in another.
+
+    The first MiB (all dimensions and the tokenizer's start), the size and the time of change stand for the
+    weights: hashing gigabytes at each start would cost more than the load.
+    """
+    stat = os.stat(path)
+    digest = hashlib.blake2b(digest_size=16)
+    with Path(path).open("rb") as file:
+        digest.update(file.read(1 << 20))
+    parts = (stat.st_size, stat.st_mtime_ns, has_flash)
+    digest.update(repr((*parts, llama_cpp.__version__)).encode())
+    return digest.digest()

@@ -13,14 +13,15 @@ import select
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 
-from kernel.engine.base import Row, Sampling, StepPlan
+from kernel.engine.base import EngineOptions, Row, StepPlan
 from kernel.engine.link import CoreProcess, plan_message
 from kernel.events import CoreLost, CoreReady, Event, StepDone
 
 LIMIT_S = 300  # to load a large model from a slow disk
-WINDOW_TOKENS = 128  # two chunks: what an engine decodes before it says ready
-_PLAN = StepPlan(1, chunks=(Row(0, 0, (1, 2, 3, 4), Sampling()),))
+_OPTIONS = EngineOptions(slots=2, slot_tokens=128, window_tokens=128, threads=2)
+_PLAN = StepPlan(1, chunks=(Row(0, 0, (1, 2, 3, 4), False),))
 
 
 def check(command: Sequence[str]) -> tuple[bool, bool, str]:
@@ -53,9 +54,9 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m kernel.engine.preflight MODEL", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "kernel.engine.worker", "--model", arguments[0]]
-    command += ["--slots", "2", "--window-tokens", str(WINDOW_TOKENS), "--threads", "2"]
     for extra_buffers in (True, False):
-        is_ok, is_signal, text = check([*command, "--extra-buffers", str(int(extra_buffers))])
+        options = json.dumps(asdict(replace(_OPTIONS, extra_buffers=extra_buffers)))
+        is_ok, is_signal, text = check([*command, "--options-json", options])
         if is_ok or not is_signal:
             break
     print(json.dumps({"ok": is_ok, "extra_buffers": extra_buffers, "text": text}))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from kernel.context.store import SegmentStore
 from kernel.engine.base import (
     CHUNK_TOKENS,
+    RECOMPUTE,
     EngineInfo,
     Restore,
     Row,
@@ -23,41 +23,12 @@ from kernel.engine.base import (
     StepResult,
 )
 from kernel.limits import MAX_CORE_DEATHS
-from kernel.objects import KVSnapshot, Request
-from kernel.sched.policy import POLICIES, Policy
-from kernel.states import RequestState
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counters since boot, for sys.stat."""
-
-    steps: int = 0
-    core_busy_ns: int = 0
-    generated_tokens: int = 0
-    prompt_tokens: int = 0
-    recomputed_tokens: int = 0
-    switches: int = 0
-    restores: int = 0
-    failed_restores: int = 0
-    dropped_contexts: int = 0  # parked without a snapshot for want of room
-    switch_bytes: int = 0
-    switch_ns: int = 0
-    held_preemptions: int = 0  # switches inside a character or a possible stop string
-
-
-@dataclass(slots=True)
-class _Flight:
-    """The step that the core is working on: who is in it, and what its result will change."""
-
-    number: int
-    rows: dict[int, tuple[Request, Row]] = field(default_factory=dict)  # by slot
-    saves: dict[int, tuple[Request, Save]] = field(default_factory=dict)  # by segment
-    restores: dict[int, tuple[Request, Restore]] = field(default_factory=dict)  # by slot
-
-    def requests(self) -> set[Request]:
-        parts = (*self.rows.values(), *self.saves.values(), *self.restores.values())
-        return {request for request, _ in parts}
+from kernel.objects import KVSnapshot, Request, Task
+from kernel.sched.flight import Flight, Totals, opening_of
+from kernel.sched.kept import KeptContexts
+from kernel.sched.queues import BankQueues
+from kernel.sched.suspects import SuspectTurns
+from kernel.states import RequestState, TaskState
 
 
 class Scheduler:
@@ -71,53 +42,73 @@ class Scheduler:
         store: SegmentStore,
         settled: Callable[[Request], None],
     ) -> None:
-        self.policy_name = policy
-        self.quantum_tokens = quantum_tokens
         self.totals = Totals()
         self.info: EngineInfo | None = None  # None: no core is ready
-        self._policy: Policy = POLICIES[policy](quantum_tokens)
         self._chunks_per_step = max(1, prefill_tokens // CHUNK_TOKENS)
         self._store = store
         self._settled = settled
         self._runnable: dict[Request, None] = {}
+        self._queues = BankQueues(policy, quantum_tokens)
         self._slots: list[Request | None] = []
         self._dirty: set[int] = set()  # slots whose KV nobody wants any more
-        self._flight: _Flight | None = None
+        self._opened: set[int] = set()  # slots whose request the core knows how to draw for
+        self._gated: set[int] = set()  # requests for which the core keeps a place in a grammar
+        self._closes: list[int] = []  # of those, the ones that ended
+        self._leaving: dict[int, Request] = {}  # by the slot that a turn to be kept has just left
+        self._kept = KeptContexts(store.release)
+        self._flight: Flight | None = None
         self._steps_planned = 0
-        self._was_alone = False  # the last step was a suspect's
-        self._rotation = 0  # whose turn it is among suspects
+        self._suspects = SuspectTurns()
 
     # -- who is runnable ----------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
         """A request has its tokens, or its task goes on after a STOP: it may run."""
+        if self.info is not None and self.info.can_trim and request.snapshot is None and not request.fed_tokens:
+            request.reused_tokens = self._kept.lend(request)
+            self.totals.reused_tokens += request.reused_tokens
         self._runnable[request] = None
-        self._policy.add(request)
+        self._queues.add(request)
 
     def remove(self, request: Request, now_ns: int) -> None:
         """A request ended or its task was stopped. A stopped one keeps its KV until the next plan."""
         if request in self._runnable:
             del self._runnable[request]
-            self._policy.remove(request)
+            self._queues.remove(request)
         if request.is_finished:
+            if request.number in self._gated:
+                self._gated.remove(request.number)
+                self._closes.append(request.number)
+            if request.slot is not None and self._is_to_keep(request):
+                self._leaving[request.slot] = request
             self._leave_slot(request, now_ns)
             self._drop_snapshot(request)
+
+    def forget(self, task: Task) -> None:
+        """A task ended: nothing is kept for it."""
+        self._kept.forget(task.pid)
 
     def reprioritise(self, requests: list[Request], change: Callable[[], None]) -> None:
         """Take requests out of the policy's order, let `change` alter their rank, put them back."""
         known = [request for request in requests if request in self._runnable]
         for request in known:
-            self._policy.remove(request)
+            self._queues.remove(request)
         change()
         for request in known:
-            self._policy.add(request)
+            self._queues.add(request)
 
     def set_policy(self, name: str, quantum_tokens: int) -> None:
         """Start a new policy with everything that is runnable, those that hold a slot first."""
-        self.policy_name, self.quantum_tokens = name, quantum_tokens
-        self._policy = POLICIES[name](quantum_tokens)
-        for request in sorted(self._runnable, key=lambda item: (item.slot is None, item.number)):
-            self._policy.add(request)
+        slot_holders_first = sorted(self._runnable, key=lambda item: (item.slot is None, item.number))
+        self._queues.set_policy(name, quantum_tokens, slot_holders_first)
+
+    @property
+    def policy_name(self) -> str:
+        return self._queues.policy_name
+
+    @property
+    def quantum_tokens(self) -> int:
+        return self._queues.quantum_tokens
 
     @property
     def is_working(self) -> bool:
@@ -129,35 +120,49 @@ class Scheduler:
         """Return the next step, or None when the core is away, at work, or has nothing to do."""
         if self.info is None or self._flight is not None:
             return None
-        if not self._runnable and not any(self._slots):
+        if not (self._runnable or any(self._slots) or self._closes or self._leaving):
             return None
-        chosen = self._policy.choose(len(self._slots))
-        flight = _Flight(self._steps_planned + 1)
-        staying = set(chosen)
-        for request in self._slots:
-            if request is not None and request not in staying:
-                self._evict(request, flight, now_ns)
-        for request in chosen:
-            if request.slot is None:
-                self._admit(request, flight, now_ns)
-        working = self._not_sharing_with_suspects(chosen, flight)
+        flight = Flight(self._steps_planned + 1)
+        self._save_leaving(flight)
+        chosen, banks = self._choose(flight, now_ns)
+        working = self._suspects.choose(chosen, bool(flight.saves or flight.restores))
         decodes, chunks = self._feed(working, flight)
-        if not (decodes or chunks or flight.saves or flight.restores):
+        if not (decodes or chunks or flight.saves or flight.restores or self._closes):
             return None
         self._steps_planned = flight.number
         self._flight = flight
-        clears = tuple(sorted(self._dirty))
+        clears, closes = tuple(sorted(self._dirty)), tuple(self._closes)
         self._dirty.clear()
+        self._closes.clear()
         return StepPlan(
             number=flight.number,
+            closes=closes,
             saves=tuple(save for _, save in flight.saves.values()),
             clears=clears,
+            banks=banks,
             restores=tuple(restore for _, restore in flight.restores.values()),
+            openings=tuple(flight.openings),
             decodes=tuple(decodes),
             chunks=tuple(chunks),
         )
 
-    def _evict(self, request: Request, flight: _Flight, now_ns: int) -> None:
+    def _choose(self, flight: Flight, now_ns: int) -> tuple[list[Request], tuple[int, ...]]:
+        """Return who holds a slot in this step and which banks have memory, having moved everybody there."""
+        for request in self._slots:
+            if request in self._runnable:
+                self._queues.regrade(request)
+        chosen, banks = self._queues.choose()
+        staying = {request for request in chosen if self._queues.is_in_its_bank(request)}
+        for request in self._slots:
+            if request is not None and request not in staying:
+                self._evict(request, flight, now_ns)
+        moving = {request for request, _ in flight.saves.values()}  # in the next step to another bank
+        for request in chosen:
+            if request.slot is None and request not in moving:
+                self._admit(request, flight, now_ns)
+        return [request for request in chosen if request.slot is not None], banks
+
+    def _evict(self, request: Request, flight: Flight, now_ns: int) -> None:
         """Take a request off its slot, planning to save what its snapshot does not hold yet."""
         slot = request.slot
         assert slot is not None
@@ -166,22 +171,17 @@ class Scheduler:
         request.switches += 1
         request.task.usage.switches += 1
         self.totals.switches += 1
-        self.totals.held_preemptions += request.text.is_holding
+        self.totals.held_preemptions += request.text.is_holding or request.constraint is not None
         if request.kv_tokens and not self._is_clean(request):
-            segment = self._store.acquire(self._snapshot_bytes(request.kv_tokens))
-            if segment is None:
+            if not self._plan_save(request, slot, flight):
                 self._fall_back(request)
-            else:
-                digest = token_digest(request.tokens[: request.kv_tokens])
-                save = Save(slot, segment, request.kv_tokens, digest)
-                flight.saves[segment] = (request, save)
         elif not request.kv_tokens:
             request.move(RequestState.QUEUED)
         self._settled(request)
 
-    def _admit(self, request: Request, flight: _Flight, now_ns: int) -> None:
-        """Give a request the lowest free slot: busy slots stay adjacent, which a step rewards."""
-        slot = self._slots.index(None)
+    def _admit(self, request: Request, flight: Flight, now_ns: int) -> None:
+        """Give a request the lowest free slot of its bank: busy slots stay adjacent, which a step rewards."""
+        slot = self._slots.index(None, self._queues.first_slot(request))
         self._slots[slot] = request
         request.slot = slot
         request.move(RequestState.RUNNING)
@@ -195,30 +195,11 @@ class Scheduler:
         if request.snapshot is not None:
             held = request.snapshot
             self._dirty.discard(slot)  # restoring clears
-            restore = Restore(slot, held.segment, held.tokens, held.digest)
+            restore = Restore(slot, held.segment, held.tokens, held.digest, held.keep)
             flight.restores[slot] = (request, restore)
         self._settled(request)
 
-    def _not_sharing_with_suspects(
-        self, chosen: list[Request], flight: _Flight
-    ) -> list[Request]:
-        """Return who works in this step: one suspect alone, in turn with all others together.
-
-        So the next death tells the guilty from those that were only there.
-        """
-        suspects = [request for request in chosen if request.is_suspect]
-        if not suspects:
-            return chosen
-        others = [request for request in chosen if not request.is_suspect]
-        is_moving = bool(flight.saves or flight.restores)
-        if others and (is_moving or self._was_alone):
-            self._was_alone = False
-            return others
-        self._was_alone = True
-        self._rotation += 1
-        return [suspects[self._rotation % len(suspects)]]
-
-    def _feed(self, working: list[Request], flight: _Flight) -> tuple[list[Row], list[Row]]:
+    def _feed(self, working: Sequence[Request], flight: Flight) -> tuple[list[Row], list[Row]]:
         """Return (decodes, chunks): the next tokens of each request, see Row for their cut."""
         decodes: list[Row] = []
         chunks: list[Row] = []
@@ -232,8 +213,13 @@ class Scheduler:
                 end, rows = min(cut, request.prompt_tokens), chunks
             else:
                 end, rows = start + 1, decodes
-            wanted = request.sampling if end == len(request.tokens) else None
-            row = Row(slot, start, tuple(request.tokens[start:end]), wanted)
+            is_last = end == len(request.tokens)
+            if is_last and slot not in self._opened:
+                self._opened.add(slot)
+                flight.openings.append(opening_of(request))
+                if request.constraint is not None:
+                    self._gated.add(request.number)
+            row = Row(slot, start, tuple(request.tokens[start:end]), is_last)
             rows.append(row)
             flight.rows[slot] = (request, row)
         return decodes, chunks
@@ -245,15 +231,24 @@ class Scheduler:
         self.info = info
         self._slots = [None] * info.slots
         self._dirty.clear()
+        self._queues.fit(info, self._runnable)
 
-    def step_done(self, result: StepResult) -> list[tuple[Request, Sampled]]:
-        """Take a step's result; return the new tokens of requests that still want them, in slot order."""
+    def step_done(
+        self, result: StepResult
+    ) -> tuple[list[tuple[Request, Sampled]], list[tuple[Request, str]]]:
+        """Take a step's result; return what concerns requests that still want it, in slot order.
+
+        First their new tokens, then those for whom no token can be drawn, with the reason.
+        """
         flight = self._flight
         assert flight is not None
         self._flight = None
         self.totals.steps += 1
         self.totals.core_busy_ns += result.ended_ns - result.began_ns
         self.totals.switch_ns += result.switch_ns
+        self.totals.runs += result.runs
+        self.totals.moves += result.moves
+        self.totals.sampling_ns += result.sampling_ns
         for segment, size_bytes in result.saved:
             self._commit(*flight.saves[segment], size_bytes)
         failed = dict(result.failed_restores)
@@ -272,7 +267,8 @@ class Scheduler:
             request, _ = flight.rows[item.slot]
             if not request.is_finished:
                 sampled.append((request, item))
-        return sampled
+        failures = [(flight.rows[slot][0], reason) for slot, reason in result.failed_requests]
+        return sampled, [pair for pair in failures if not pair[0].is_finished]
 
     def core_lost(self, now_ns: int) -> list[Request]:
         """Every slot is gone. Return the requests that were at work in their last permitted death."""
@@ -293,6 +289,10 @@ class Scheduler:
                     self._fall_back(request)
         self._slots = []
         self._dirty.clear()
+        self._opened.clear()
+        self._gated.clear()
+        self._closes.clear()
+        self._leaving.clear()
         present = flight.requests() if flight else set()
         doomed = [item for item in present if item.core_deaths >= MAX_CORE_DEATHS]
         return sorted((item for item in doomed if not item.is_finished), key=lambda item: item.number)
@@ -301,11 +301,14 @@ class Scheduler:
         """A save is whole: it takes the place of the request's older snapshot."""
         self.totals.switch_bytes += size_bytes
         request.task.usage.switch_bytes += size_bytes
-        if request.is_finished:
+        snapshot = KVSnapshot(save.segment, save.tokens, save.digest, size_bytes, keep=save.tokens)
+        if not request.is_finished:
+            self._drop_snapshot(request)
+            request.snapshot = snapshot
+        elif self._is_to_keep(request):
+            self._kept.put(request, snapshot)
+        else:
             self._store.release(save.segment)
-            return
-        self._drop_snapshot(request)
-        request.snapshot = KVSnapshot(save.segment, save.tokens, save.digest, size_bytes)
 
     def _count_restore(self, request: Request) -> None:
         size_bytes = request.snapshot.size_bytes if request.snapshot else 0
@@ -326,7 +329,7 @@ class Scheduler:
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
         if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
-            self._policy.charge(request, 1)
+            self._queues.charge(request, 1)
 
     # -- contexts -----------------------------------------------------------------------------
 
@@ -335,14 +338,42 @@ class Scheduler:
             return
         self._slots[request.slot] = None
         self._dirty.add(request.slot)
+        self._opened.discard(request.slot)
         request.slot = None
         request.waits_since_ns = now_ns
         request.task.running -= 1
 
+    def _plan_save(self, request: Request, slot: int, flight: Flight) -> bool:
+        """Plan to save what a slot holds of a request; False when there is no room or no use."""
+        assert self.info is not None
+        size_bytes = request.kv_tokens * self.info.kv_bytes_per_token + self.info.snapshot_overhead_bytes
+        if self.info.exactness == RECOMPUTE:
+            return False
+        segment = self._store.acquire(size_bytes)
+        while segment is None and len(self._kept):
+            self._kept.drop_oldest()
+            segment = self._store.acquire(size_bytes)
+        if segment is None:
+            return False
+        digest = token_digest(request.tokens[: request.kv_tokens])
+        flight.saves[segment] = (request, Save(slot, segment, request.kv_tokens, digest))
+        return True
+
+    def _save_leaving(self, flight: Flight) -> None:
+        """Save what finished requests leave in slots that nobody has taken since."""
+        for slot, request in self._leaving.items():
+            self._plan_save(request, slot, flight)
+        self._leaving.clear()
+
+    def _is_to_keep(self, request: Request) -> bool:
+        is_whole = request.state in (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH)
+        can_trim = self.info is not None and self.info.can_trim
+        return can_trim and is_whole and request.task.state is not TaskState.ZOMBIE and self._kept.is_worth(request)
+
     def _fall_back(self, request: Request) -> None:
         """What the slot held is lost: go back to the snapshot, or to nothing."""
         if request.snapshot is not None:
-            request.kv_tokens = request.snapshot.tokens
+            request.kv_tokens = request.snapshot.keep
             return
         if request.kv_tokens and self.info is not None:
             self.totals.dropped_contexts += 1
@@ -357,11 +388,7 @@ class Scheduler:
 
     @staticmethod
     def _is_clean(request: Request) -> bool:
-        return request.snapshot is not None and request.snapshot.tokens == request.kv_tokens
-
-    def _snapshot_bytes(self, tokens: int) -> int:
-        assert self.info is not None
-        return tokens * self.info.kv_bytes_per_token + self.info.snapshot_overhead_bytes
+        return request.snapshot is not None and request.snapshot.keep == request.kv_tokens
 
 
 def token_digest(tokens: list[int]) -> int:

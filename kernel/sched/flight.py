@@ -1,0 +1,66 @@
+"""A step on its way through the core, and the counters of all steps.
+
+Who uses it: scheduler.py. What must hold: everything that a step's result will change is written down when
+the step is planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kernel.engine.base import Opening, Restore, Row, Save
+from kernel.objects import Request
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters since boot, for sys.stat."""
+
+    steps: int = 0
+    core_busy_ns: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    recomputed_tokens: int = 0
+    reused_tokens: int = 0  # of prompts, whose context was kept from the task's last request
+    switches: int = 0
+    restores: int = 0
+    failed_restores: int = 0
+    dropped_contexts: int = 0  # parked without a snapshot for want of room
+    switch_bytes: int = 0
+    switch_ns: int = 0
+    held_preemptions: int = 0  # switches inside a character, a possible stop string or a grammar
+    runs: int = 0  # passes over the weights
+    moves: int = 0  # contexts that changed places inside the core
+    sampling_ns: int = 0
+
+
+@dataclass(slots=True)
+class Flight:
+    """The step that the core is working on: who is in it, and what its result will change."""
+
+    number: int
+    rows: dict[int, tuple[Request, Row]] = field(default_factory=dict)  # by slot
+    saves: dict[int, tuple[Request, Save]] = field(default_factory=dict)  # by segment
+    restores: dict[int, tuple[Request, Restore]] = field(default_factory=dict)  # by slot
+    openings: list[Opening] = field(default_factory=list)
+
+    def requests(self) -> set[Request]:
+        parts = (*self.rows.values(), *self.saves.values(), *self.restores.values())
+        return {request for request, _ in parts}
+
+
+def opening_of(request: Request) -> Opening:
+    """Return what a core needs to draw the request's next token."""
+    assert request.slot is not None
+    generated = request.generated_tokens
+    newest = max(request.sampling.penalty_tokens, generated)
+    return Opening(
+        request=request.number,
+        slot=request.slot,
+        sampling=request.sampling,
+        constraint=request.constraint,
+        tokens=tuple(request.tokens[-newest:]) if newest else (),
+        generated=generated,
+        max_tokens=request.most_tokens,
+        with_special=request.with_special,
+    )

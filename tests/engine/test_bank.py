@@ -1,0 +1,161 @@
+"""Contexts in a bank of a real model: moved, gathered, filled between, carried to other banks. No bit changes."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from benchmarks.models import model_path
+from kernel.engine import bank as banks
+from kernel.engine.bank import ContextOptions, SlotBank
+from kernel.engine.base import CHUNK_TOKENS, Row
+from kernel.engine.cost import StepCosts
+from kernel.engine.probe import MOST_ROWS, WINDOW_TOKENS, Verdict, first_traits, probe
+from kernel.engine.snapshot import SnapshotError
+
+WINDOW = 1024
+
+
+class Loaded:
+    """A model, tried, with a way to make banks of it."""
+
+    def __init__(self, quantisation: str, flash: bool, shape: str = "default", threads: int = 2) -> None:
+        banks.prepare()
+        path = model_path(shape, quantisation)
+        options = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.options = ContextOptions(threads, flash)
+        self.costs = StepCosts(4_000_000, 2048)
+        self.traits = first_traits(self.model)
+        self.verdict: Verdict = probe(lambda traits: self.bank(MOST_ROWS, WINDOW_TOKENS), self.traits, self.vocab)
+
+    def bank(self, slots: int, window: int = WINDOW) -> SlotBank:
+        return SlotBank(self.model, slots, window, self.options, self.traits, self.costs)
+
+
+@pytest.fixture(scope="module", params=["q8_0-flash", "q8_0-plain", "f16-flash", "f16-plain"])
+def loaded(request: pytest.FixtureRequest) -> Iterator[Loaded]:
+    quantisation, attention = request.param.split("-")
+    loaded = Loaded(quantisation, attention == "flash")
+    yield loaded
+    llama_cpp.llama_model_free(loaded.model)
+
+
+class Agent:
+    """A sequence of tokens that were decided beforehand, so that all runs feed the same."""
+
+    def __init__(self, seed: int, prompt: int, total: int, vocab: int) -> None:
+        chooser = random.Random(seed)
+        self.tokens = [chooser.randrange(vocab) for _ in range(total)]
+        self.prompt, self.fed = prompt, 0
+        self.seen: list[bytes] = []  # logits from the last prompt token on
+
+    @property
+    def is_done(self) -> bool:
+        return self.fed == len(self.tokens)
+
+    def row(self, slot: int) -> Row:
+        if self.fed < self.prompt:
+            end = min(self.fed + CHUNK_TOKENS, self.prompt)
+        else:
+            end = self.fed + 1
+        return Row(slot, self.fed, tuple(self.tokens[self.fed : end]), end >= self.prompt)
+
+    def take(self, row: Row, logits: np.ndarray) -> None:
+        self.fed += len(row.tokens)
+        if row.is_last:
+            self.seen.append(logits.tobytes())
+
+
+def step(bank: SlotBank, agents: dict[int, Agent]) -> None:
+    """Feed each agent once: decodes together, chunks alone."""
+    rows = {slot: agent.row(slot) for slot, agent in agents.items()}
+    decodes = [row for slot, row in rows.items() if row.position >= agents[slot].prompt]
+    for done, logits in bank.decode(decodes) if decodes else ():
+        for row, values in zip(done, logits, strict=True):
+            agents[row.slot].take(row, values)
+    for slot, row in rows.items():
+        if row not in decodes:
+            agents[slot].take(row, bank.chunk(row))
+
+
+def alone(loaded: Loaded, agent: Agent) -> list[bytes]:
+    bank = loaded.bank(1)
+    fresh = Agent(0, agent.prompt, 0, loaded.vocab)
+    fresh.tokens = agent.tokens
+    while not fresh.is_done:
+        step(bank, {0: fresh})
+    bank.close()
+    return fresh.seen
+
+
+def test_a_dense_model_is_found_exact(loaded):
+    assert loaded.verdict.exactness == "exact"
+    assert loaded.traits.layout is not None
+    assert loaded.verdict.bytes_per_token > 0
+
+
+def test_random_company_holes_moves_and_banks_change_no_bit(loaded):
+    chooser = random.Random(7)
+    bank, other = loaded.bank(8), loaded.bank(2, 2 * WINDOW)
+    loaded.costs.move_ns_per_token = 1.0  # so that scattered contexts are gathered
+    prompts = [30, 64, 90, 130, 200, 260, 520, 700]
+    agents = [Agent(seed, prompt, prompt + 24, loaded.vocab) for seed, prompt in enumerate(prompts)]
+    slots = dict(zip(chooser.sample(range(8), 8), agents, strict=True))
+    parked: list[tuple[Agent, np.ndarray]] = []
+    while not all(agent.is_done for agent in agents):
+        waiting = [slot for slot, agent in slots.items() if not agent.is_done]
+        if waiting:
+            step(bank, {slot: slots[slot] for slot in chooser.sample(waiting, chooser.randint(1, len(waiting)))})
+        if waiting and chooser.random() < 0.3:  # park one
+            slot = chooser.choice(waiting)
+            if slots[slot].fed:
+                parked.append((slots.pop(slot), bank.state(slot)))
+                bank.clear(slot)
+        if parked and chooser.random() < 0.6:  # bring one back, elsewhere, by way of another bank or not
+            agent, state = parked.pop(chooser.randrange(len(parked)))
+            if chooser.random() < 0.5:
+                other.restore(1, state, agent.fed)
+                if not agent.is_done:
+                    step(other, {1: agent})
+                state = other.state(1)
+            slot = chooser.choice([slot for slot in range(8) if slot not in slots])
+            bank.restore(slot, state, agent.fed)
+            slots[slot] = agent
+    assert bank.moves > 0
+    bank.close()
+    other.close()
+    for agent in agents:
+        assert agent.seen == alone(loaded, agent), f"prompt of {agent.prompt}"
+
+
+def test_eight_scattered_contexts_need_one_pass(loaded):
+    bank = loaded.bank(16)
+    agents = {slot: Agent(slot, 20, 60, loaded.vocab) for slot in range(16)}
+    step(bank, agents)
+    busy = {slot: agents[slot] for slot in (0, 3, 4, 7, 9, 11, 14, 15)}
+    loaded.costs.pass_ns, loaded.costs.row_ns, loaded.costs.cell_ns = 1e7, 1e6, 1.0
+    loaded.costs.move_ns_per_token = 1.0
+    step(bank, busy)
+    before = bank.passes
+    step(bank, busy)
+    bank.close()
+    assert bank.passes == before + 1
+
+
+def test_a_state_that_is_none_is_refused(loaded):
+    bank = loaded.bank(2)
+    agent = Agent(1, 40, 41, loaded.vocab)
+    step(bank, {0: agent})
+    state = bank.state(0)
+    with pytest.raises(SnapshotError):
+        bank.restore(1, state[: len(state) // 2], agent.fed)
+    bank.restore(1, state, agent.fed)
+    bank.close()
+
