@@ -1,9 +1,9 @@
 """The LLM core: a process that holds one model and does what the kernel's plans say.
 
-Who starts it: link.CoreProcess, by exec, with one end of a socketpair. What must hold: steps, attach
-and detach happen on the main thread in the order in which they came; questions about text are
-answered by the thread that reads the link, while a step runs (llama.cpp works without the GIL); when
-the kernel's end closes, this process is gone at once, whatever it was doing.
+Who starts it: link.CoreProcess, by exec, with one end of a socketpair. What must hold: steps, embeddings, attach
+and detach happen on the main thread in the order in which they came; questions about text go to the engine's text
+side from the thread that reads the link, which waits for nothing; when the kernel's end closes, this process is
+gone at once, whatever it was doing.
 
 Exit status 0: the kernel went away or the model was refused (said as FATAL); 1: a bug, told on stderr.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib
+import json
 import os
 import queue
 import signal
@@ -23,7 +24,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from kernel.engine.base import Engine, EngineError, EngineMemoryError
+from kernel.engine.base import Engine, EngineError, EngineMemoryError, EngineOptions
 from kernel.engine.link import (
     ANSWER,
     ASK,
@@ -40,7 +41,7 @@ from kernel.engine.link import (
     result_message,
 )
 
-DEFAULT_ENGINE = "kernel.engine.llama:LlamaEngine"
+GENERATES, EMBEDS = "kernel.engine.llama:LlamaEngine", "kernel.engine.embedding:EmbeddingEngine"
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _SWITCH_S = 0.001  # how long one thread may keep the other from the interpreter
 
@@ -76,8 +77,10 @@ class Worker:
                 os.close(descriptor)
             elif kind == DETACH:
                 engine.detach(fields[0])
-            elif kind == ASK:
-                self._answer(engine, *fields)
+            elif kind == ASK and fields[1] == "embed":
+                self._embed(engine, *fields)
+            elif kind == ASK:  # it came before the engine was there
+                self._ask(engine, *fields)
             else:
                 raise ValueError(f"message of kind {kind!r} from the kernel")
 
@@ -101,36 +104,27 @@ class Worker:
             descriptors.extend(received)
             unframer.feed(data)
             for message in unframer.messages():
-                if message[0] == ASK and self._engine is not None:
-                    self._answer(self._engine, *message[1:])
+                if message[0] == ASK and message[2] != "embed" and self._engine is not None:
+                    self._ask(self._engine, *message[1:])
                 else:
                     descriptor = descriptors.popleft() if message[0] == ATTACH else -1
                     self._work.put((message, descriptor))
 
-    def _answer(self, engine: Engine, ticket: int, what: str, value: Any) -> None:
+    def _ask(self, engine: Engine, ticket: int, what: str, value: Any) -> None:
+        def reply(answer: Any, error: str | None) -> None:
+            self.say((ANSWER, ticket, answer, error))
+
         try:
-            answer = (ANSWER, ticket, ask(engine, what, value), None)
-        except EngineError as error:
-            answer = (ANSWER, ticket, None, str(error))
+            engine.text.ask(what, value, reply)
         except Exception as error:  # a question is no reason to lose every context
             traceback.print_exc()
-            answer = (ANSWER, ticket, None, f"{what}: {type(error).__name__}: {error}")
-        self.say(answer)
+            reply(None, f"{what}: {type(error).__name__}: {error}")
 
-
-def ask(engine: Engine, what: str, value: Any) -> list[int] | bytes:
-    """Answer one question; see effects.AskCore."""
-    if what == "tokenize":
-        text, with_special = value
-        return engine.tokenize(text, with_special)
-    if what == "chat":
-        return engine.tokenize(engine.render([(role, text) for role, text in value]), True)
-    if what == "detokenize":
-        for token in value:
-            if not 0 <= token < engine.info.vocab:
-                raise EngineError(f"token {token} is not in the vocabulary of {engine.info.vocab}")
-        return b"".join([engine.piece(token) for token in value])
-    raise EngineError(f"question {what!r} is not one of tokenize, chat, detokenize")
+    def _embed(self, engine: Engine, ticket: int, what: str, value: Any) -> None:
+        try:
+            self.say((ANSWER, ticket, engine.embed(value["texts"]), None))
+        except EngineError as error:
+            self.say((ANSWER, ticket, None, str(error)))
 
 
 def main(arguments: list[str]) -> int:
@@ -161,31 +155,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _make_engine(options: argparse.Namespace) -> Engine:
-    module, _, name = options.engine.partition(":")
+    wanted = EngineOptions(**json.loads(options.options_json))
+    chosen = options.engine or (EMBEDS if wanted.embedding else GENERATES)
+    module, _, name = chosen.partition(":")
     try:
         make = getattr(importlib.import_module(module), name)
     except Exception as error:  # a missing package, or a library that does not load on this machine
-        raise EngineError(f"{options.engine} cannot be imported: {error}") from None
-    engine: Engine = make(
-        options.model,
-        slots=options.slots,
-        window_tokens=options.window_tokens,
-        threads=options.threads,
-        extra_buffers=bool(options.extra_buffers),
-        flash_attention=options.flash_attention,
-    )
+        raise EngineError(f"{chosen} cannot be imported: {error}") from None
+    engine: Engine = make(options.model, wanted)
     return engine
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m kernel.engine.worker")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--window-tokens", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--extra-buffers", type=int, choices=(0, 1), default=1)
-    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:CLASS")
+    parser.add_argument("--options-json", required=True, help="the fields of kernel.engine.base.EngineOptions")
+    parser.add_argument("--engine", metavar="MODULE:CLASS", help="instead of llama.cpp, for tests")
     parser.add_argument("--fd", type=int, required=True)
     return parser.parse_args(arguments)
 

@@ -7,23 +7,26 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from kernel.engine.base import (
     EngineError,
     EngineInfo,
     EngineMemoryError,
+    EngineOptions,
     Sampled,
     StepPlan,
     StepResult,
 )
+from kernel.engine.fake import FakeEngine
 
 
 class ScriptedEngine:
     """Model names: "plain"; "refused"; "too-big"; "killed" (at load); "buggy", "stuck", "aborts" (at a step)."""
 
-    def __init__(
-        self, path: str, *, slots: int, window_tokens: int, threads: int, extra_buffers: bool, **_: str
-    ) -> None:
+    def __init__(self, path: str, options: EngineOptions) -> None:
         if path == "refused":
             raise EngineError("model 'refused': not for serving")
         if path == "too-big":
@@ -32,20 +35,18 @@ class ScriptedEngine:
             os.kill(os.getpid(), signal.SIGILL)
         self._path = path
         self._segments: dict[int, mmap.mmap] = {}
-        self.info = EngineInfo(
-            path, "scripted", 256, window_tokens, slots, threads, 1, 0, extra_buffers, False, True, 0.0
-        )
+        self.info: EngineInfo = replace(FakeEngine(path, options).info, description="scripted")
+        self.text = self
 
-    def tokenize(self, text: str, with_special: bool) -> list[int]:
-        if text == "bug":
+    def ask(self, what: str, value: dict[str, Any], reply: Callable[[Any, str | None], None]) -> None:
+        if value["text"] == "bug":
             raise ZeroDivisionError("scripted")
-        return ([0] if with_special else []) + list(text.encode())
+        reply(([0] if value["with_special"] else []) + list(value["text"].encode()), None)
 
-    def render(self, messages: list[tuple[str, str]]) -> str:
-        return "".join(f"<{role}>{content}" for role, content in messages)
-
-    def piece(self, token: int) -> bytes:
-        return bytes([token])
+    def embed(self, texts: list[list[int]]) -> list[bytes]:
+        if not all(texts):
+            raise EngineError("a text of 0 tokens")
+        return [bytes(tokens) for tokens in texts]
 
     def attach(self, segment: int, fd: int, size_bytes: int) -> None:
         self._segments[segment] = mmap.mmap(fd, size_bytes)
@@ -65,11 +66,15 @@ class ScriptedEngine:
         for save in plan.saves:
             self._segments[save.segment][0] = plan.number % 256
         return StepResult(
-            plan.number,
-            tuple(Sampled(row.slot, row.tokens[0], b"x", False) for row in plan.decodes),
-            tuple((save.segment, 1) for save in plan.saves),
-            (),
-            1,
-            2,
-            3,
+            number=plan.number,
+            sampled=tuple(Sampled(row.slot, row.tokens[0], b"x", False) for row in plan.decodes),
+            saved=tuple((save.segment, 1) for save in plan.saves),
+            failed_restores=(),
+            failed_requests=(),
+            began_ns=1,
+            ended_ns=2,
+            switch_ns=3,
+            runs=1,
+            moves=0,
+            sampling_ns=0,
         )

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks.models import model_path
 from kernel.engine import preflight
-from kernel.engine.base import CHUNK_TOKENS, Restore, Row, Sampling, Save, StepPlan
+from kernel.engine.base import (
+    CHUNK_TOKENS,
+    EngineOptions,
+    Opening,
+    Restore,
+    Row,
+    Sampling,
+    Save,
+    StepPlan,
+)
 from kernel.engine.link import ASK, ATTACH, DETACH, CoreProcess, plan_message
 from kernel.events import CoreAnswer, CoreLost, CoreReady, Event, StepDone
 from shm.segment import Segment
@@ -24,8 +35,9 @@ SCRIPTED = "tests.engine.scripted_engine:ScriptedEngine"
 
 
 def worker_command(model: str, engine: str | None = SCRIPTED) -> list[str]:
-    command = [sys.executable, "-m", "kernel.engine.worker", "--model", model, "--slots", "2"]
-    command += ["--window-tokens", "256", "--threads", "1"]
+    options = EngineOptions(slots=2, slot_tokens=256, window_tokens=256, threads=1)
+    command = [sys.executable, "-m", "kernel.engine.worker", "--model", model]
+    command += ["--options-json", json.dumps(asdict(options))]
     return command if engine is None else [*command, "--engine", engine]
 
 
@@ -80,6 +92,15 @@ def model() -> str:
     return str(model_path())
 
 
+def asking(text: str, with_special: bool = False) -> dict[str, object]:
+    """What tokenize is asked."""
+    return {"text": text, "with_special": with_special, "sender": 1}
+
+
+def opening(slot: int = 0) -> Opening:
+    return Opening(slot + 1, slot, Sampling(), None, (), 0, 9, False)
+
+
 # -- llama.cpp --------------------------------------------------------------------------------
 
 
@@ -88,19 +109,21 @@ def test_the_real_model_says_what_it_is_and_answers_questions_about_text(model: 
         ready = llama.next(CoreReady)
         assert isinstance(ready, CoreReady)
         assert (ready.pid, ready.info.slots, ready.info.model) == (llama.process.pid, 2, model)
-        tokens = llama.ask("tokenize", ("to be or not", False)).value
+        tokens = llama.ask("tokenize", asking("to be or not")).value
         assert isinstance(tokens, tuple)
-        text = llama.ask("detokenize", tokens).value
+        text = llama.ask("detokenize", {"tokens": tokens}).value
         assert isinstance(text, bytes)
         assert text.decode().strip() == "to be or not"
-        assert llama.ask("chat", [("user", "hello")]).value
-        assert "not in the vocabulary" in (llama.ask("detokenize", [-1]).error or "")
-        assert "not one of" in (llama.ask("guess", None).error or "")
+        chat = {"messages": [{"role": "user", "content": "hello"}], "tools": None, "thinking": None}
+        assert llama.ask("chat", chat).value["tokens"]
+        assert "not in the vocabulary" in (llama.ask("detokenize", {"tokens": [-1]}).error or "")
+        assert "not one of" in (llama.ask("guess", {}).error or "")
+        assert "does not embed" in (llama.ask("embed", {"texts": [[1]]}).error or "")
 
 
 def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> None:
     prompt = tuple(range(5, 5 + CHUNK_TOKENS))
-    fill = StepPlan(1, chunks=(Row(0, 0, prompt, Sampling()),))
+    fill = StepPlan(1, chunks=(Row(0, 0, prompt, True),), openings=(opening(),))
     segment = Segment.create("test", 4 << 20, touch=True)
     goes_on = []
     for is_first in (True, False):
@@ -110,9 +133,9 @@ def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> Non
                 (token,) = [one.token for one in llama.step(fill).result.sampled]
             begin = {"saves": (Save(0, 3, len(prompt), 77),)} if is_first else {}
             if not is_first:
-                begin = {"restores": (Restore(0, 3, len(prompt), 77),)}
-            row = Row(0, len(prompt), (token,), Sampling())
-            result = llama.step(StepPlan(2, decodes=(row,), **begin)).result
+                begin = {"restores": (Restore(0, 3, len(prompt), 77, len(prompt)),)}
+            row = Row(0, len(prompt), (token,), True)
+            result = llama.step(StepPlan(2, decodes=(row,), openings=(opening(),), **begin)).result
             assert result.failed_restores == ()
             goes_on.append([one.token for one in result.sampled])
     segment.close()
@@ -122,13 +145,14 @@ def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> Non
 
 def test_questions_are_answered_while_a_real_step_runs(model: str) -> None:
     chunks = tuple(
-        Row(0, at, (7,) * CHUNK_TOKENS, None) for at in range(0, 256 - CHUNK_TOKENS, CHUNK_TOKENS)
+        Row(0, at, (7,) * CHUNK_TOKENS, False) for at in range(0, 256 - CHUNK_TOKENS, CHUNK_TOKENS)
     )
-    many = StepPlan(1, chunks=chunks, decodes=(Row(1, 0, (5,), Sampling()),))
+    many = StepPlan(1, chunks=chunks, decodes=(Row(1, 0, (5,), True),), openings=(opening(1),))
     with core(model, engine=None) as llama:
         llama.next(CoreReady)
+        assert llama.ask("tokenize", asking("a b")).value
         llama.process.send(plan_message(many))
-        assert llama.ask("tokenize", ("a b", False)).value
+        assert llama.ask("tokenize", asking("a b")).value
         assert not any(isinstance(event, StepDone) for event in llama.seen), "the step was over first"
         llama.next(StepDone)
 
@@ -175,14 +199,22 @@ def test_segments_are_attached_and_detached_in_order_with_the_plans() -> None:
 
 def test_a_question_asked_before_the_core_is_ready_is_answered_after() -> None:
     with core("plain") as plain:
-        assert plain.ask("chat", [("user", "a")]).value == (0, *b"<user>a")
+        assert plain.ask("tokenize", asking("a", True)).value == (0, 97)
         assert [type(event) for event in plain.seen] == [CoreReady]
 
 
 def test_a_bug_in_a_question_is_an_answer_and_no_death() -> None:
     with core("plain") as plain:
-        assert plain.ask("tokenize", ("bug", False)).error == "tokenize: ZeroDivisionError: scripted"
-        assert plain.ask("tokenize", ("a", False)).value == (97,)
+        assert plain.ask("tokenize", asking("bug")).error == "tokenize: ZeroDivisionError: scripted"
+        assert plain.ask("tokenize", asking("a")).value == (97,)
+
+
+def test_embeddings_come_in_order_with_the_plans_and_their_errors_are_answers() -> None:
+    with core("plain") as plain:
+        plain.process.send(plan_message(StepPlan(1)))
+        assert plain.ask("embed", {"texts": [[1, 2], [3]]}).value == (b"\x01\x02", b"\x03")
+        assert [type(event) for event in plain.seen] == [CoreReady, StepDone]
+        assert plain.ask("embed", {"texts": [[]]}).error == "a text of 0 tokens"
 
 
 def test_a_core_refused_by_its_engine_says_so_and_is_not_to_be_restarted() -> None:
@@ -222,7 +254,7 @@ def test_a_core_killed_in_a_step_is_lost_once_with_the_signals_name() -> None:
     with core("stuck") as stuck:
         stuck.next(CoreReady)
         stuck.process.send(plan_message(StepPlan(1)))
-        assert stuck.ask("tokenize", ("a", False)).value == (97,)  # the step has it by now or soon
+        assert stuck.ask("tokenize", asking("a")).value == (97,)  # the step has it by now or soon
         os.kill(stuck.process.pid, 9)
         assert stuck.next(CoreLost) == CoreLost(0, "signal SIGKILL", True, False)
         assert stuck.seen == []
