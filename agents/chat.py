@@ -24,8 +24,8 @@ def main() -> None:
             question = QUESTIONS[turn % len(QUESTIONS)]
             history = [*history, {"role": "user", "content": question}][-KEPT_MESSAGES:]
             reply = me.llm.chat(history, max_tokens=tokens, temperature=0.8, seed=seed + turn)
-            history.append({"role": "assistant", "content": transcript.add(reply.text)})
-            print(f"> {question}\n{reply.text}", flush=True)
+            history.append({"role": "assistant", "content": transcript.add(reply.content)})
+            print(f"> {question}\n{reply.content}", flush=True)
         transcript.report()
 
 
