@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SETUP_SOURCES := $(addprefix kernel/engine/,install.py build.py buildlog.py buildrun.py hostcpu.py)
+SETUP_SOURCES := $(addprefix kernel/engine/,install.py build.py buildgpu.py buildlog.py buildrun.py hostcpu.py)
 
 .DEFAULT_GOAL := setup
 .PHONY: setup run test bench prove fuzz lint clean

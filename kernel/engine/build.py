@@ -30,10 +30,11 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import SubprocessError
 
+from kernel.engine.buildgpu import find_gpu
 from kernel.engine.buildlog import (
     ADVICE,
     Exit,
@@ -55,6 +56,7 @@ PACKAGE = "llama-cpp-python"
 TESTED = ("0.3.36", "0.3.36")  # oldest and newest version that our tests ran against; THE place to change it
 
 ROOM_BYTES = 700_000_000  # source, objects and wheel of one build, with a margin
+GPU_ROOM_BYTES = 3_000_000_000  # the same with kernels for a GPU
 BYTES_PER_JOB = 1_000_000_000  # what one C++ compiler may need at its peak
 
 # Read by CMake just after llama.cpp's project() call. The Python package insists on llama-common (option
@@ -99,18 +101,27 @@ class Recipe:
     compiler: Compiler
     libc: str
     user_flags: tuple[str, ...] = ()  # "CFLAGS=-g": what the environment adds
+    gpu: str = ""  # "CUDA" or "Vulkan": what it is built for besides the CPU
+    gpu_args: tuple[str, ...] = ()  # CMake arguments for it
+    gpu_facts: str = ""  # tool chain and devices, which the binary depends on
+    gpu_reason: str = ""  # for the user
 
     @property
     def machine_digest(self) -> str:
         """All but the compiler: a wheel with another digest must not run here."""
-        facts = [self.version, self.cmake_args, self.cpu.machine, sorted(self.cpu.features), self.libc,
-                 self.user_flags, CMAKE_HOOK]
+        facts: list[object] = [self.version, self.cmake_args, self.cpu.machine, sorted(self.cpu.features),
+                               self.libc, self.user_flags, CMAKE_HOOK]
+        if self.gpu:  # and only then: a wheel for the CPU is the same whatever is known of GPUs
+            facts += [self.gpu_args, self.gpu_facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
         """Name of the wheel's directory. No Python version in it: the wheel is py3-none and works with all."""
         return f"{self.version}-{self.machine_digest}-{str(self.compiler).replace(' ', '')}"
+
+    def without_gpu(self) -> Recipe:
+        return replace(self, gpu="", gpu_args=(), gpu_facts="")
 
 
 def find_compiler(environment: Mapping[str, str]) -> Compiler:
@@ -134,7 +145,11 @@ def find_recipe(environment: Mapping[str, str] = os.environ) -> Recipe:
     flags = choose_flags(cpu.features, compiler)
     user_flags = tuple(f"{name}={environment[name]}" for name in BUILD_VARIABLES if environment.get(name))
     libc = " ".join(platform.libc_ver())
-    return Recipe(TESTED[1], flags.cmake_args, flags.reason, cpu, compiler, libc, user_flags)
+    gpu = find_gpu(environment)
+    return Recipe(
+        TESTED[1], flags.cmake_args, flags.reason, cpu, compiler, libc, user_flags,
+        gpu.kind, gpu.cmake_args, gpu.facts, gpu.reason,
+    )  # fmt: skip
 
 
 class Cache:
@@ -161,6 +176,17 @@ class Cache:
     def log(self, key: str) -> Path:
         return self.logs / f"{key}.log"
 
+    def failure(self, key: str) -> Path:
+        """The file that is there when a build for a GPU failed: none is tried again until it is deleted."""
+        return self.wheels / f"{key}.failed"
+
+    def tried(self, recipe: Recipe) -> Recipe:
+        """The recipe, or the one for the CPU alone when this one failed before."""
+        if not recipe.gpu or not self.failure(recipe.key).exists():
+            return recipe
+        reason = f"a build for {recipe.gpu} failed before: delete {self.failure(recipe.key)} to try it again"
+        return replace(recipe.without_gpu(), gpu_reason=reason)
+
 
 def ensure_wheel(recipe: Recipe, cache: Cache, pip: Sequence[str], say: Callable[[str], None] = print) -> Path:
     """The wheel for this recipe: from the cache, else built now. `pip` is the command to run pip by."""
@@ -174,18 +200,37 @@ def ensure_wheel(recipe: Recipe, cache: Cache, pip: Sequence[str], say: Callable
         return build_wheel(recipe, cache, pip, say)
 
 
+def ensure_best_wheel(
+    recipe: Recipe, cache: Cache, pip: Sequence[str], say: Callable[[str], None] = print
+) -> tuple[Recipe, Path]:
+    """The wheel and the recipe that it was made by: for the CPU alone when it does not compile for a GPU."""
+    try:
+        return recipe, ensure_wheel(recipe, cache, pip, say)
+    except BuildError as error:
+        if not recipe.gpu or error.kind not in (Exit.BUILD_FAILED, Exit.OUT_OF_MEMORY, Exit.NO_COMPILER):
+            raise
+        cache.failure(recipe.key).write_text(f"{error}\n")
+        plain = cache.tried(recipe)
+        say(f"the build for {recipe.gpu} failed ({cache.log(recipe.key)}): building for the CPU alone;"
+            f" delete {cache.failure(recipe.key)} to try it again")
+        return plain, ensure_wheel(plain, cache, pip, say)
+
+
 def build_wheel(recipe: Recipe, cache: Cache, pip: Sequence[str], say: Callable[[str], None]) -> Path:
     """Fetch the source if need be, compile it, and move the wheel to its trusted place. Needs the key's lock."""
     free_bytes = shutil.disk_usage(cache.root).free
-    if free_bytes < ROOM_BYTES:
+    room_bytes = GPU_ROOM_BYTES if recipe.gpu else ROOM_BYTES
+    if free_bytes < room_bytes:
         raise BuildError(Exit.DISK_FULL, f"{cache.root} has {free_bytes // 10**6} MB free and building"
-                         f" {PACKAGE} takes {ROOM_BYTES // 10**6}: {ADVICE[Exit.DISK_FULL]}")
+                         f" {PACKAGE} takes {room_bytes // 10**6}: {ADVICE[Exit.DISK_FULL]}")
     prefix = f".building-{recipe.key}-"
     for leftover in cache.wheels.glob(f"{prefix}*"):  # of a killed build, as we hold the lock
         stop_strays(leftover / "tmp")
         shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=cache.wheels))
     say(f"{PACKAGE} {recipe.version} is compiled once for this machine ({recipe.compiler}; {recipe.reason})")
+    if recipe.gpu:
+        say(f"{recipe.gpu_reason}; that takes several times as long as a build for the CPU alone")
     try:
         runner = Runner(cache.log(recipe.key), build_environment(recipe, work))
         start_s = time.monotonic()
@@ -246,7 +291,7 @@ def build_environment(recipe: Recipe, work: Path) -> dict[str, str]:
     hook, scratch = work / "libraries_only.cmake", work / "tmp"  # "tmp": see stop_strays
     hook.write_text(CMAKE_HOOK)
     scratch.mkdir()
-    cmake_args = shlex.join([*recipe.cmake_args, f"-D{CMAKE_HOOK_VARIABLE}={hook}"])
+    cmake_args = shlex.join([*recipe.cmake_args, *recipe.gpu_args, f"-D{CMAKE_HOOK_VARIABLE}={hook}"])
     return os.environ | {
         "CC": recipe.compiler.c_command,
         "CXX": recipe.compiler.cxx_command,
@@ -282,15 +327,16 @@ def describe(environment: Mapping[str, str] = os.environ) -> dict[str, object]:
         "cache": str(cache.root),
     }
     try:
-        recipe = find_recipe(environment)
+        recipe = cache.tried(find_recipe(environment))
     except BuildError as error:
         return found | {"compiler": None, "error": str(error)}
     wheel = cache.wheel(recipe.key)
     return found | {
         "compiler": str(recipe.compiler),
-        "flags": list(recipe.cmake_args),
+        "flags": [*recipe.cmake_args, *recipe.gpu_args],
         "user_flags": list(recipe.user_flags),
         "reason": recipe.reason,
+        "gpu": recipe.gpu_reason,
         "wheel": str(wheel or cache.wheels / recipe.key),
         "is_cached": wheel is not None,
         "sdist": str(cache.sdist(recipe.version)),
@@ -315,7 +361,8 @@ def main(arguments: Sequence[str]) -> int:
         found = describe()
         print(json.dumps(found, indent=2) if options.json else explain_text(found))
         return Exit.OK
-    wheel = ensure_wheel(find_recipe(), Cache.of_user(), [sys.executable, "-m", "pip"])
+    cache = Cache.of_user()
+    _, wheel = ensure_best_wheel(cache.tried(find_recipe()), cache, [sys.executable, "-m", "pip"])
     print(wheel)
     return Exit.OK
 

@@ -1,11 +1,14 @@
 """What this machine computes and compiles with, and the compiler flags that llama.cpp needs here.
 
-Called by build.py before anything is installed, so: standard library only, no side effect on import.
+Called by build.py before anything is installed, and by the LLM core for its threads, so: standard library
+only, no side effect on import.
 `choose_flags` is a pure function of the two things it is given, so every machine can be tested on any other.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -60,6 +63,32 @@ def read_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
     except OSError:
         text = ""
     return parse_cpuinfo(text, platform.machine())
+
+
+def usable_cpus(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many threads can run at once: the CPUs we are allowed to use, or our container's share if less."""
+    allowed = len(os.sched_getaffinity(0))
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # both versions of groups
+        try:
+            quota, period = " ".join((groups / name).read_text() for name in names).split()
+            if int(quota) > 0:
+                allowed = min(allowed, math.ceil(int(quota) / int(period)))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return max(1, allowed)
+
+
+def usable_cores(system: Path = Path("/sys/devices/system/cpu")) -> int:
+    """The same in cores: two hardware threads of one core share what multiplies matrices."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        topology = system / f"cpu{cpu}" / "topology"
+        try:
+            core = [(topology / name).read_text().strip() for name in ("physical_package_id", "core_id")]
+        except OSError:
+            core = [str(cpu)]
+        cores.add(tuple(core))
+    return max(1, min(len(cores), usable_cpus()))
 
 
 def parse_cpuinfo(text: str, machine: str) -> Cpu:

@@ -28,7 +28,7 @@ from subprocess import SubprocessError
 from kernel.engine.build import (
     PACKAGE,
     Cache,
-    ensure_wheel,
+    ensure_best_wheel,
     exit_status,
     find_recipe,
     tested_version_error,
@@ -94,10 +94,11 @@ class Environment:
                 return
             if problem is not None:
                 say(f"{problem}; replacing it")
-        recipe = find_recipe()
+        cache = Cache.of_user()
+        recipe = cache.tried(find_recipe())
         if version == recipe.version and machine_of(marker) == recipe.machine_digest:
             return
-        wheel = ensure_wheel(recipe, Cache.of_user(), self.pip, say)
+        recipe, wheel = ensure_best_wheel(recipe, cache, self.pip, say)
         self.install([str(wheel)], "--force-reinstall", "--no-deps")
         self.install([str(wheel)])  # and its dependencies, where they are missing
         marker.write_text(json.dumps({"machine": recipe.machine_digest, "wheel": str(wheel)}) + "\n")

@@ -112,6 +112,24 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--model", metavar="PATH", help="a GGUF file to try; the default model if left out")
     command.add_argument("--json", action="store_true")
 
+    command = add("pull", "models:pull", "fetch a model from a hub, or look whether Ollama has it", False)
+    command.add_argument("model", metavar="MODEL", help="hf:owner/repo/file.gguf or ollama:name[:tag]")
+
+    command = add("ls", "models:ls", "list the models that were pulled, and Ollama's", False)
+    command.add_argument("--json", action="store_true")
+
+    command = add("show", "models:show", "say what a model is, what it needs and whether it fits here", False)
+    command.add_argument("model", metavar="MODEL", help="a path, or a name that `agentix ls` shows")
+    command.add_argument("--json", action="store_true")
+
+    command = add("rm", "models:rm", "delete a model that was pulled", False)
+    command.add_argument("model", metavar="MODEL")
+
+    command = add("calibrate", "calibrate:calibrate", "measure how this machine runs a model best", False)
+    command.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
+    command.add_argument("--fast", action="store_true", help="also modes in which neighbours change bits")
+    command.add_argument("--json", action="store_true")
+
     command = add("demo", "demo:demo", "run many agents on a kernel of their own", False)
     add_kernel_options(command)
     command.set_defaults(slots=4, policy="rr", quantum=16)

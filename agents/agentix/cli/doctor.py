@@ -22,6 +22,7 @@ from agentix.cli.tasks import ANSWER_S
 from agentix.client import Connection
 from agentix.errors import AgentixError, NoKernel
 from kernel.engine import build
+from kernel.engine.modelfile import ModelFileError, resolve
 
 OLDEST_PYTHON = (3, 11)
 SPARE_BYTES = 256 << 20  # beside the model: contexts, the kernel, the agents
@@ -68,7 +69,8 @@ def look_at_compiler(found: dict[str, object]) -> Finding:
         is_built = found["installed"] is not None
         return Finding("compiler", is_built, f"none; {found['error']}; on {cpu}", Exit.NO_LLAMA)
     flags = " ".join(map(str, found["flags"])) or "no flags of ours"  # type: ignore[call-overload]
-    return Finding("compiler", True, f"{found['compiler']} for {cpu}: {flags}; {found['reason']}")
+    why = f"{found['reason']}; {found['gpu']}"
+    return Finding("compiler", True, f"{found['compiler']} for {cpu}: {flags}; {why}")
 
 
 def look_at_llama(found: dict[str, object]) -> Finding:
@@ -80,19 +82,12 @@ def look_at_llama(found: dict[str, object]) -> Finding:
     return Finding("llama.cpp", not error, text, Exit.NO_LLAMA)
 
 
-def look_at_model(path: str | None) -> tuple[str | None, Finding]:
+def look_at_model(name: str | None) -> tuple[str | None, Finding]:
     try:
-        model = path or default_model()
-        with open(model, "rb") as file:
-            magic = file.read(4)
-    except CommandError as error:
+        file = resolve(name or default_model())
+    except (CommandError, ModelFileError) as error:
         return None, Finding("model", False, str(error), Exit.NO_MODEL)
-    except OSError as error:
-        return None, Finding("model", False, f"{path!r}: {error.strerror}", Exit.NO_MODEL)
-    if magic != b"GGUF":
-        text = f"{model!r} starts with {magic!r}, not b'GGUF'"
-        return None, Finding("model", False, text, Exit.NO_MODEL)
-    return model, Finding("model", True, f"{model}, {size(os.path.getsize(model))}")
+    return str(file.path), Finding("model", True, f"{file.path}, {size(file.size_bytes)}")
 
 
 def look_at_memory(model: str | None) -> Finding:
