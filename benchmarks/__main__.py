@@ -20,8 +20,11 @@ from benchmarks.stand import end_on_term
 BARS = (  # the quick ones first
     "startup",
     "idle",
+    "sampling",
+    "json_schema",
     "batch_geometry",
     "context_switch",
+    "long_window",
     "syscall",
     "nullcall",
     "malformed",
@@ -33,6 +36,7 @@ BARS = (  # the quick ones first
     "held_tasks",
     "connections2000",
     "channel_attack",
+    "request_attack",
     "agents500",
     "sched_throughput",
 )

@@ -1,74 +1,144 @@
-"""Whether a row's bits depend on its neighbours, and what the two attention kernels cost.
+"""What it costs where contexts stand: scattered, of different lengths, alone. On a bank, without the kernel.
 
-For each quantisation and attention kernel: the logits of one row alone in its batch against the same
-row beside a second one (raw llama.cpp, without the engine's fillers), at a short and a long context; then
-the time of a decode step at 1, 2, 8 and 32 rows of 512 tokens.
+llama.cpp computes a batch in passes over adjacent streams, and every row of a pass computes as many cells as
+the longest has. The steps of a bank, which moves, fills and parts, are measured beside the same rows handed to
+llama.cpp as they stand, and beside the best that there is: contexts side by side, two batches apart.
+Rounds take turns, so that a machine that changes speed does so for all.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import time
+from collections.abc import Callable
+
+import llama_cpp
 
 from benchmarks.models import model_path
-from benchmarks.report import Row, only, percentile
-from kernel.engine import base
+from benchmarks.report import Row, at_most, only, percentile
+from kernel.engine import bank as banks
+from kernel.engine import probe
+from kernel.engine.bank import ContextOptions, SlotBank, Traits
 from kernel.engine.base import CHUNK_TOKENS
-from kernel.engine.llama import LlamaEngine
+from kernel.engine.base import Row as Feed
+from kernel.engine.cost import StepCosts
 
-SHORT, LONG = 128, 576  # tokens of context; ggml splits a lone flash-attention row from 257 on
-ROUNDS = 8
+SLOTS, BUSY = 16, 8
+STEPS = 32  # a quantum: how long a set of contexts decodes before it changes
+SHORT, MIDDLE, LONG = 64, 256, 1500  # tokens of context
+WINDOW = 2048
+
+
+class Stand:
+    """Contexts of given lengths in the slots of a bank, which decode on and are cut back after each round."""
+
+    def __init__(self, model: llama_cpp.llama_model_p, flash: bool, lengths: list[int], traits: Traits) -> None:
+        costs = StepCosts(llama_cpp.llama_model_size(model), 23_000)
+        self.bank = SlotBank(model, len(lengths), WINDOW, ContextOptions(2, flash), traits, costs)
+        self._lengths = lengths
+        self._states = []
+        for slot, tokens in enumerate(lengths):
+            for start in range(0, tokens, CHUNK_TOKENS):
+                part = tuple(range(300 + start, 300 + min(start + CHUNK_TOKENS, tokens)))
+                self.bank.chunk(Feed(slot, start, part, False))
+            self._states.append(self.bank.state(slot))
+
+    def steps(self, slots: list[int], apart: list[list[int]] | None = None) -> float:
+        """Return milliseconds of a step of these slots, moves included; `apart`: in batches of these."""
+        began = time.perf_counter()
+        for turn in range(STEPS):
+            for part in apart or [slots]:
+                rows = [Feed(slot, self._lengths[slot] + turn, (400,), True) for slot in part]
+                for _ in self.bank.decode(rows):
+                    pass
+        taken = 1e3 * (time.perf_counter() - began) / STEPS
+        for slot in slots:
+            self.bank.restore(slot, self._states[slot], self._lengths[slot])
+        return taken
+
+    def naive_steps(self, slots: list[int]) -> float:
+        """The same with the rows handed to llama.cpp in one batch, wherever they stand."""
+        streams = [self.bank._stream[slot] for slot in slots]
+        began = time.perf_counter()
+        for turn in range(STEPS):
+            feeds = [
+                banks.Feed(stream, self._lengths[slot] + turn, (400,))
+                for slot, stream in zip(slots, streams, strict=True)
+            ]
+            self.bank._run(sorted(feeds), "all")
+        taken = 1e3 * (time.perf_counter() - began) / STEPS
+        for slot in slots:
+            self.bank.restore(slot, self._states[slot], self._lengths[slot])
+        return taken
 
 
 def run(quick: bool) -> list[Row]:
-    """Return the bit comparisons and the step times."""
-    shape = "default" if quick else "smollm2-135m"
+    """Return step times and their ratios."""
+    banks.prepare()
+    path = model_path("default" if quick else "smollm2-135m", "q8_0")
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
+    vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    rounds = 2 if quick else 8
     rows = []
-    for quantisation in ("q8_0", "f16"):
-        for attention in ("off", "on"):
-            engine = _engine(shape, quantisation, attention, slots=2)
-            for tokens in (SHORT, LONG):
-                same = _is_same_alone(engine, tokens)
-                what = f"{quantisation}, flash attention {attention}, {tokens} tokens: a row alone"
-                rows.append(only(what, "same bits" if same else "OTHER BITS than beside another"))
-    for attention in ("off", "on"):
-        engine = _engine(shape, "q8_0", attention, slots=4 if quick else 32)
-        for slot in range(engine.info.slots):
-            _prefill(engine, slot, 512)
-        for count in (1, 2, 4) if quick else (1, 2, 8, 32):
-            what = f"q8_0, flash attention {attention}: step of {count} rows at 512 tokens, median"
-            rows.append(only(what, f"{_step_ms(engine, count):.1f} ms"))
+    for flash in (False, True):
+        traits = probe.first_traits(model)
+        options = ContextOptions(2, flash)
+
+        def make(traits: Traits, options: ContextOptions = options) -> SlotBank:
+            return SlotBank(model, probe.MOST_ROWS, probe.WINDOW_TOKENS, options, traits, StepCosts(1, 1))
+
+        probe.probe(make, traits, vocab)
+        what = f"flash attention {'on' if flash else 'off'}"
+        rows += _scattered(Stand(model, flash, [MIDDLE] * SLOTS, traits), rounds, what)
+        rows += _mixed(Stand(model, flash, [SHORT] * (BUSY - 1) + [LONG], traits), rounds, what)
     return rows
 
 
-def _engine(shape: str, quantisation: str, attention: str, slots: int) -> LlamaEngine:
-    path = str(model_path(shape, quantisation))
-    return LlamaEngine(path, slots=slots, window_tokens=1024, threads=2, flash_attention=attention)
+def _scattered(stand: Stand, rounds: int, what: str) -> list[Row]:
+    chooser = random.Random(1)
+    side_by_side = list(range(4, 4 + BUSY))
+    stand.steps(side_by_side)
+
+    def places() -> list[int]:
+        return sorted(chooser.sample(range(SLOTS), BUSY))
+
+    times = _in_turns(
+        rounds,
+        best=lambda: stand.steps(side_by_side),
+        ours=lambda: stand.steps(places()),
+        naive=lambda: stand.naive_steps(places()),
+    )
+    stand.bank.close()
+    return _rows(f"{BUSY} of {SLOTS} slots at random places, {what}", "side by side", 1.15, times)
 
 
-def _prefill(engine: LlamaEngine, slot: int, tokens: int) -> None:
-    engine._clear(slot)
-    for start in range(0, tokens, CHUNK_TOKENS):
-        prompt = tuple(range(300 + start, 300 + start + CHUNK_TOKENS))
-        engine._decode([base.Row(slot, start, prompt, None)], False)
+def _mixed(stand: Stand, rounds: int, what: str) -> list[Row]:
+    everybody = list(range(BUSY))
+    stand.steps(everybody)
+    times = _in_turns(
+        rounds,
+        best=lambda: stand.steps(everybody, [everybody[:-1], everybody[-1:]]),
+        ours=lambda: stand.steps(everybody),
+        naive=lambda: stand.naive_steps(everybody),
+    )
+    stand.bank.close()
+    return _rows(f"one of {LONG} tokens beside {BUSY - 1} of {SHORT}, {what}", "two batches apart", 1.1, times)
 
 
-def _is_same_alone(engine: LlamaEngine, tokens: int) -> bool:
-    bits = []
-    for slots in ((0,), (0, 1)):
-        for slot in slots:
-            _prefill(engine, slot, tokens)
-        engine._decode([base.Row(slot, tokens, (400,), None) for slot in slots], True)
-        bits.append(engine._logits(1)[0].tobytes())
-    return bits[0] == bits[1]
+def _in_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(way())
+    return times
 
 
-def _step_ms(engine: LlamaEngine, count: int) -> float:
-    times = []
-    for turn in range(ROUNDS):
-        began = time.perf_counter()
-        engine._decode([base.Row(slot, 512 + turn, (400,), None) for slot in range(count)], True)
-        engine._logits(1)
-        times.append(time.perf_counter() - began)
-    for slot in range(count):
-        _prefill(engine, slot, 512)
-    return 1e3 * percentile(times, 0.5)
+def _rows(what: str, best: str, limit: float, times: dict[str, list[float]]) -> list[Row]:
+    middle = {name: percentile(values, 0.5) for name, values in times.items()}
+    shown = ", ".join(f"{name} {middle[name]:.1f} ms" for name in ("best", "ours", "naive"))
+    return [
+        only(f"{what}: a step ({best} = best)", shown),
+        at_most(f"{what}: ours against best", middle["ours"] / middle["best"], limit, "x"),
+        only(f"{what}: as they stand against best", f"{middle['naive'] / middle['best']:.2f} x"),
+    ]

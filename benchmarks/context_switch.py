@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks.models import model_path
 from benchmarks.report import Row, at_most, only, progress
 from benchmarks.rig import make_engine
-from kernel.engine.base import CHUNK_TOKENS, Restore, Sampling, Save, StepPlan
+from kernel.engine.base import CHUNK_TOKENS, Restore, Save, StepPlan
 from kernel.engine.base import Row as Rows
 from kernel.engine.llama import LlamaEngine
 from kernel.sched.scheduler import token_digest
@@ -63,7 +63,7 @@ def _measure(engine: LlamaEngine, size: int, decodes: bool) -> tuple[Cost, float
     began = time.monotonic()
     engine.step(StepPlan(0, clears=tuple(range(SLOTS))))
     for start in range(0, size, CHUNK_TOKENS):
-        chunk = Rows(0, start, tuple(tokens[start : start + CHUNK_TOKENS]), None)
+        chunk = Rows(0, start, tuple(tokens[start : start + CHUNK_TOKENS]), False)
         engine.step(StepPlan(0, chunks=(chunk,)))
     prefill_ms = (time.monotonic() - began) * 1e3
     info, digest = engine.info, token_digest(tokens)
@@ -76,7 +76,7 @@ def _measure(engine: LlamaEngine, size: int, decodes: bool) -> tuple[Cost, float
         for _ in range(REPEATS + 1):
             saved = engine.step(StepPlan(0, saves=(Save(0, 1, size, digest),)))
             used = saved.saved[0][1]
-            back = engine.step(StepPlan(0, restores=(Restore(1, 1, size, digest),)))
+            back = engine.step(StepPlan(0, restores=(Restore(1, 1, size, digest, size),)))
             if back.failed_restores:
                 raise RuntimeError(f"restore of {size} tokens failed: {back.failed_restores}")
             saves.append(saved.switch_ns)
@@ -91,11 +91,11 @@ def _measure(engine: LlamaEngine, size: int, decodes: bool) -> tuple[Cost, float
 
 def _decode_step_ms(engine: LlamaEngine, size: int, digest: int) -> float:
     """Give every slot the same context; return the median time of decoding one token in each."""
-    restores = tuple(Restore(slot, 1, size, digest) for slot in range(SLOTS))
+    restores = tuple(Restore(slot, 1, size, digest, size) for slot in range(SLOTS))
     engine.step(StepPlan(0, restores=restores))
     times = []
     for position in range(size, size + REPEATS + 1):
-        rows = tuple(Rows(slot, position, (400,), Sampling()) for slot in range(SLOTS))
+        rows = tuple(Rows(slot, position, (400,), True) for slot in range(SLOTS))
         result = engine.step(StepPlan(0, decodes=rows))
         times.append((result.ended_ns - result.began_ns) / 1e6)
     return median(times[1:])

@@ -1,7 +1,8 @@
 """A random schedule on the whole stack: processes, sockets, and an LLM core that is really killed.
 
-Who calls it: prove.py. The same streaming agents run one at a time on a stand of their own, then
-together on fewer slots with a random quantum while the core is killed; tokens and text are compared.
+Who calls it: prove.py. The same streaming agents, some with a grammar or a penalty window, run one at a
+time on a stand of their own, then together on fewer slots, of two sizes, with a random quantum while the core
+is killed; tokens and text are compared.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import random
 import time
 from typing import Any, NamedTuple
 
+from benchmarks.prove_specs import GRAMMAR_TOKENS, draw_options
 from benchmarks.stand import Stand
 
-AGENTS = 6
+AGENTS = 8
+SLOT_TOKENS, WINDOW_TOKENS = 256, 1024  # of the banks that the contexts move between
 LIMIT_S = 600
 
 
@@ -22,21 +25,24 @@ class LiveOutcome(NamedTuple):
     deaths: int
 
 
-def play_live(model: str, draw: random.Random) -> LiveOutcome:
+def play_live(model: str, threads: int, draw: random.Random) -> LiveOutcome:
     """Return whether every agent got what it got alone, having been switched and having lost a core."""
     settings = [
         {
             "prompt": draw.randrange(30, 500),
-            "generated": draw.randrange(60, 120),
+            "generated": draw.randrange(GRAMMAR_TOKENS, 2 * GRAMMAR_TOKENS),
             "seed": draw.randrange(1 << 20),
             "temperature": draw.choice([0.0, 0.8]),
+            "options": draw_options(kind, draw),
         }
-        for _ in range(AGENTS)
+        for kind in ("grammar", "penalties", *["plain"] * (AGENTS - 2))
     ]
-    slots, quantum = draw.randint(2, 4), draw.randint(3, 12)
-    with Stand(model, slots=slots, window_tokens=1024, policy="fcfs") as stand:
+    slots, quantum = draw.randint(1, 3), draw.randint(3, 12)
+    config = {"slots": slots, "window_tokens": WINDOW_TOKENS, "threads": threads}
+    with Stand(model, policy="fcfs", **config) as stand:
         wanted = [_seen(stand.run_crowd("streamer.py", [one], LIMIT_S)[0]) for one in settings]
-    with Stand(model, slots=slots, window_tokens=1024, policy="rr", quantum_tokens=quantum) as stand:
+    config |= {"slot_tokens": SLOT_TOKENS, "quantum_tokens": quantum}
+    with Stand(model, policy="rr", **config) as stand:
         pids = stand.crowd("streamer.py", settings)
         stand.go(pids)
         _kill_in_mid_stream(stand, draw.randrange(20, 200), pids)

@@ -7,6 +7,7 @@ Effects that concern processes are ignored: nobody is launched here.
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,19 +16,24 @@ from typing import Any
 import numpy as np
 
 from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
-from kernel.config import Config
+from kernel.config import Config, ModelConfig
 from kernel.core import Kernel
 from kernel.effects import AskCore, DropSegment, Effect, MakeSegment, RunStep, Send
-from kernel.engine.base import StepPlan
+from kernel.engine.base import EngineOptions, StepPlan
 from kernel.engine.llama import LlamaEngine
 from kernel.events import CoreAnswer, CoreLost, CoreReady, Event, Message, StepDone
 from shm.segment import Segment
 
 BIRTH = 1  # of every process that the rig plays
+ANSWER_S = 60.0
 
 
 def make_engine(model: str, *, slots: int, window_tokens: int, threads: int = 2) -> LlamaEngine:
-    return LlamaEngine(model, slots=slots, window_tokens=window_tokens, threads=threads)
+    """Return an engine with one bank."""
+    options = EngineOptions(
+        slots=slots, slot_tokens=window_tokens, window_tokens=window_tokens, threads=threads
+    )
+    return LlamaEngine(model, options)
 
 
 class Rig:
@@ -36,21 +42,23 @@ class Rig:
     def __init__(self, engine: LlamaEngine, **config: Any) -> None:
         self.engine = engine
         info = engine.info
-        given = {"slots": info.slots, "window_tokens": info.window_tokens, "snapshot_bytes": 1 << 30}
-        self.kernel = Kernel(Config(model=info.model, **(given | config)), pid=1)
+        given = {"slots": info.banks[0].slots, "slot_tokens": info.window_tokens, "snapshot_bytes": 1 << 30}
+        self.kernel = Kernel(Config(models=(ModelConfig(info.model, "rig"),), **(given | config)), pid=1)
         self.segments: dict[int, Segment] = {}
         self.chunks: dict[int, list[dict[str, Any]]] = {}
         self.ends: dict[int, tuple[str, dict[str, Any]]] = {}
         self.pending: StepPlan | None = None
         self.deaths = 0
-        self.spoil: Callable[[Rig, StepPlan], None] | None = None  # the negative control's hand
+        self.before_step: Callable[[Rig, StepPlan], None] | None = None  # looks at a plan, or spoils it
         self._asks: list[AskCore] = []
         self._calls = 0
+        self._requests = 0
         self._carry_out(self.kernel.start(time.monotonic_ns()))
         self._empty_slots()
         self._event(CoreReady(time.monotonic_ns(), 2, self._info()))
 
     def close(self) -> None:
+        self._empty_slots()
         for number, segment in self.segments.items():
             self.engine.detach(number)
             segment.close()
@@ -68,6 +76,7 @@ class Rig:
     ) -> int:
         """Make a call as process `sender`; return its id."""
         self._calls += 1
+        self._requests += method == "llm.generate"
         frame = encode_call(self._calls, method, body)
         self._event(Message(time.monotonic_ns(), peer, sender, BIRTH, is_operator, 1, frame))
         return self._calls
@@ -76,12 +85,12 @@ class Rig:
         """Let the core finish a step; False when it has none."""
         asks, self._asks = self._asks, []
         for ask in asks:
-            self._event(CoreAnswer(time.monotonic_ns(), ask.ticket, self._answer(ask), None))
+            self._event(CoreAnswer(time.monotonic_ns(), ask.ticket, *self._answer(ask)))
         if self.pending is None:
             return False
         plan, self.pending = self.pending, None
-        if self.spoil is not None:
-            self.spoil(self, plan)
+        if self.before_step is not None:
+            self.before_step(self, plan)
         self._event(StepDone(time.monotonic_ns(), self.engine.step(plan)))
         return True
 
@@ -103,15 +112,20 @@ class Rig:
     # -- inside -------------------------------------------------------------------------------
 
     def _info(self) -> Any:
-        return replace(self.engine.info, slots=self.kernel.config.slots)
+        first, *others = self.engine.info.banks
+        if others:  # slots are numbered through all banks: these keep theirs
+            return self.engine.info
+        return replace(self.engine.info, banks=(replace(first, slots=self.kernel.config.slots),))
 
     def _empty_slots(self) -> None:
-        self.engine.step(StepPlan(0, clears=tuple(range(self.engine.info.slots))))
+        closes = tuple(range(1, self._requests + 1))
+        self.engine.step(StepPlan(0, closes=closes, clears=tuple(range(self.engine.info.slots))))
 
-    def _answer(self, ask: AskCore) -> Any:
-        if ask.what == "tokenize":
-            return self.engine.tokenize(*ask.value)
-        raise ValueError(f"the rig is asked to {ask.what}")
+    def _answer(self, ask: AskCore) -> tuple[Any, str | None]:
+        """Return what the engine's text side says: an answer, or an error."""
+        said: queue.SimpleQueue[tuple[Any, str | None]] = queue.SimpleQueue()
+        self.engine.text.ask(ask.what, ask.value, lambda answer, error: said.put((answer, error)))
+        return said.get(timeout=ANSWER_S)
 
     def _event(self, event: Event) -> None:
         self._carry_out(self.kernel.handle(event))

@@ -53,7 +53,7 @@ class Stand:
         _boots += 1
         self.name = f"bench-{os.getpid()}-{_boots}"
         self.model = str(model or model_path())
-        self.config = {"model": self.model, "name": self.name, **config}
+        self.config = {"models": [{"path": self.model}], "name": self.name, **config}
         self.folder = Path(tempfile.mkdtemp(prefix="agentix-bench-"))
         self.log = self.folder / "kernel.log"
         self.operator: Connection | None = None

@@ -1,7 +1,8 @@
-"""Tokenizers for the made models: one of words with byte fall-back, one of byte pairs.
+"""Tokenizers for the made models: words with byte fall-back, byte pairs, and word pieces for embeddings.
 
-Who calls it: benchmarks.models. What must hold: every byte string can be tokenized and comes back
-unchanged, and pieces that end inside a UTF-8 character are common, so that streaming is put to work.
+Who calls it: model_write.py. What must hold: every byte string can be tokenized and comes back unchanged,
+and pieces that end inside a UTF-8 character are common, so that streaming is put to work. Word pieces,
+which are only ever read, know ASCII alone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ note list count begin done fast slow open close send wait run stop start share q
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    kind: str  # llama.cpp's tokenizer model: "llama" (unigram with byte fall-back) or "gpt2" (byte pairs)
+    kind: str  # llama.cpp's tokenizer model: "llama" (unigram with byte fall-back), "gpt2" (byte pairs), "bert"
     tokens: list[str]
     types: list[int]
     bos: int
@@ -46,6 +47,12 @@ class Vocabulary:
     end_of_turn: int
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
+
+
+def make_vocabulary(kind: str, size: int) -> Vocabulary:
+    """Return a vocabulary of `size` tokens; kind "words", "pairs" or "wordpieces"."""
+    makers = {"words": word_vocabulary, "pairs": byte_pair_vocabulary, "wordpieces": word_pieces}
+    return makers[kind](size)
 
 
 def word_vocabulary(size: int) -> Vocabulary:
@@ -105,6 +112,19 @@ def byte_pair_vocabulary(size: int) -> Vocabulary:
             if left in seen and left + right in seen:
                 merges.append(f"{left} {right}")
     return Vocabulary("gpt2", tokens, types, bos=1, eos=2, end_of_turn=4, merges=merges or ["a b"])
+
+
+def word_pieces(size: int) -> Vocabulary:
+    """Return `size` tokens as BERT has them: whole words, and characters that begin or go on with one."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    types = [CONTROL, UNKNOWN, CONTROL, CONTROL, CONTROL]
+    characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    pieces = dict.fromkeys(["\u2581" + character for character in characters] + characters)
+    pieces.update(dict.fromkeys("\u2581" + word for word in WORDS))
+    filler = [f"[unused{index}]" for index in range(size - len(tokens) - len(pieces))]
+    tokens += [*pieces, *filler]
+    types += [NORMAL] * len(pieces) + [CONTROL] * len(filler)
+    return Vocabulary("bert", tokens, types, bos=2, eos=3, end_of_turn=3)
 
 
 def _byte_alphabet() -> dict[int, str]:

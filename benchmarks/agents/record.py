@@ -61,7 +61,7 @@ class Arrivals(deque):
 def streamed(me: Agent, tokens: list[int], max_tokens: int, **options: Any) -> dict[str, Any]:
     """Stream one generation piece by piece; return what came, when, and the kernel's own timings."""
     sent_ns = time.monotonic_ns()
-    stream = me.llm.stream(tokens, max_tokens=max_tokens, ignore_end=True, **options)
+    stream = me.llm.stream(tokens, max_tokens=max_tokens, **({"ignore_end": True} | options))
     arrivals = stream._inflight.chunks = Arrivals(stream._inflight.chunks)
     error, pieces, reply = "", [], None
     try:

@@ -1,7 +1,7 @@
 """Streams `generated` tokens after `prompt` random ones, `turns` times, and records every arrival.
 
-Settings: prompt, generated, seed, turns (1), temperature (0), think_s (0: pause between turns),
-until (a file: repeat until it exists).
+Settings: prompt, generated, seed, turns (1), temperature (0), options (more of llm.generate's),
+think_s (0: pause between turns), until (a file: repeat until it exists).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ with Agent("streamer") as me:
         seed = settings["seed"] + 1000 * len(turns)
         if turns:
             time.sleep(settings.get("think_s", 0))
-        options = {"temperature": settings.get("temperature", 0.0), "seed": seed}
+        options = {"temperature": settings.get("temperature", 0.0), "seed": seed} | settings.get("options", {})
         turns.append(
             streamed(me, prompt(seed, settings["prompt"]), settings["generated"], **options)
         )
