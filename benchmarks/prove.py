@@ -252,6 +252,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="print the rows' names and end")
     parser.add_argument("--cases", type=int, help=f"schedules of each row ({FULL_EFFORT.cases})")
     parser.add_argument("--seconds", type=float, help=f"at most, for each row ({FULL_EFFORT.seconds:.0f})")
+    parser.add_argument("--requests", type=int, help=f"different ones of each row ({FULL_EFFORT.requests})")
     parser.add_argument("--live", type=int, help=f"schedules with kill -9 of each row ({FULL_EFFORT.live})")
     parser.add_argument("--threads", type=int, help="of a core; one for each CPU, where nobody else is busy")
     parser.add_argument("--seed", type=int, default=1)
@@ -290,9 +291,12 @@ def main(arguments: list[str]) -> int:
     return int(any(line.met is False for line in table))
 
 
+_GIVEN = ("cases", "seconds", "requests", "live", "threads", "seed")
+
+
 def _effort(options: argparse.Namespace) -> Effort:
     base = QUICK_EFFORT if options.quick else FULL_EFFORT
-    given = {name: getattr(options, name) for name in ("cases", "seconds", "live", "threads", "seed")}
+    given = {name: getattr(options, name) for name in _GIVEN}
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -186,6 +186,7 @@ def test_without_the_library_pull_says_how_to_get_it(store, monkeypatch, capsys)
 
 
 def test_two_pulls_of_one_model_take_turns(hub, store):
+    pytest.importorskip("huggingface_hub")
     hub.files["m.gguf"] = GGUF
     done = []
     pulls = [
