@@ -17,7 +17,7 @@ from benchmarks.stand import Stand
 LONG, SHORT, GENERATED = 16_000, 512, 48
 SHORTS, SLOTS = 15, 16
 WINDOW = 16_384
-TIGHT_BYTES = 110 << 20  # less than the first bank and the long one of this model together
+TIGHT_BYTES = 80 << 20  # less than the first bank and the long one of this model together
 LIMIT_S = 900
 
 
