@@ -27,7 +27,7 @@ SLOW_AT_ONCE = 2
 CPU_S = 5  # of one job
 WALL_S = 30.0  # the same, on a busy machine
 MEMORY_BYTES = 1 << 30
-_NICE = 10  # of slow jobs: the model's threads go first
+_NICE, _SLOW_NICE = 10, 19  # of children: the model's threads go first, for a step waits for the last of them
 _SUBJECTS = {
     "tokenize": "the tokenizer",
     "detokenize": "the tokenizer",
@@ -142,7 +142,7 @@ class Jobs:
         """Give jobs to the children that are free."""
         while self._slow_waiting and len(self._slow) < SLOW_AT_ONCE:
             self._slow.append(self._fork())
-            os.setpriority(os.PRIO_PROCESS, self._slow[-1].pid, _NICE)
+            os.setpriority(os.PRIO_PROCESS, self._slow[-1].pid, _SLOW_NICE)
             self._give(self._slow[-1], self._slow_waiting.take())
         if self._waiting and (self._quick is None or self._quick.job is None):
             self._quick = self._quick or self._fork()
@@ -159,7 +159,7 @@ class Jobs:
         """The quick child's job is slow: let it go on as such, or begin again when there is room."""
         self._quick = None
         if len(self._slow) < SLOW_AT_ONCE:
-            os.setpriority(os.PRIO_PROCESS, child.pid, _NICE)
+            os.setpriority(os.PRIO_PROCESS, child.pid, _SLOW_NICE)
             self._slow.append(child)
         else:
             assert child.job is not None
@@ -217,6 +217,7 @@ class Jobs:
         """Do jobs until the server closes its end; nothing of the server's own work goes on."""
         try:
             become_private(b"agentix-text-job")
+            os.nice(_NICE)
             keep_only(link.fileno())
             limit(MEMORY_BYTES)
             unframer = Unframer()
