@@ -95,7 +95,9 @@ def _write_header(
     if shape.pooling:
         writer.add_pooling_type(gguf.PoolingType(shape.pooling))
     _write_own(writer, shape)
-    _write_vocabulary(writer, vocabulary, shape.family != "embedding")
+    write_vocabulary(writer, vocabulary)
+    if shape.family != "embedding":
+        writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def _write_attention(writer: gguf.GGUFWriter, shape: Shape) -> None:
@@ -157,7 +159,8 @@ def _write_own(writer: gguf.GGUFWriter, shape: Shape) -> None:
         writer.add_token_type_count(2)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, is_chat: bool) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Write a model's tokens and what is special about them."""
     writer.add_tokenizer_model(vocabulary.kind)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
@@ -176,8 +179,6 @@ def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, is_chat: 
         writer.add_eot_token_id(vocabulary.end_of_turn)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
-    if is_chat:
-        writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def _add(

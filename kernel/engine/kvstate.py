@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 HEAD_BYTES = 8  # magic and sequence id
-PLAIN_CELL, PICTURE_CELL = CELL_BYTES = 12, 24  # position, one id, the id; with x, y and token between
+PLAIN_CELL = 12  # position, one id, the id
+CELL_BYTES = PLAIN_CELL, 24  # with x, y and token between
 _K_ROW = struct.Struct("<iQ")  # type, bytes of a cell's row
 _V_COLUMN = struct.Struct("<iII")  # type, bytes of an element, width
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 
+from benchmarks import model_write
 from benchmarks.vocabulary import Vocabulary, word_vocabulary
 
 
@@ -21,19 +22,7 @@ def write_vocabulary(
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model(vocabulary.kind)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    if vocabulary.scores:
-        writer.add_token_scores(vocabulary.scores)
-    if vocabulary.merges:
-        writer.add_tokenizer_pre("default")
-        writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(vocabulary.bos)
-    writer.add_eos_token_id(vocabulary.eos)
-    writer.add_eot_token_id(vocabulary.end_of_turn)
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(False)
+    model_write.write_vocabulary(writer, vocabulary)
     if template is not None:
         writer.add_chat_template(template)
     for name, text in others.items():
