@@ -18,7 +18,7 @@ from benchmarks.rig import make_engine
 from kernel.engine.base import CHUNK_TOKENS, Restore, Save, StepPlan
 from kernel.engine.base import Row as Rows
 from kernel.engine.llama import LlamaEngine
-from kernel.sched.scheduler import token_digest
+from kernel.sched.flight import token_digest
 from shm.segment import Segment
 
 SLOTS, REPEATS, JUDGED = 8, 9, 1024

@@ -29,7 +29,7 @@ class Shape:
     rope_base: float = 10_000.0
     architecture: str = "llama"
     family: str = "dense"
-    vocabulary: str = "pairs"  # "words", "pairs" or "wordpieces": see vocabulary.py
+    vocabulary: str = "pairs"  # a kind of vocabulary.py
     head: int = 0  # width of an attention head; 0: width / heads
     experts: int = 0
     experts_used: int = 0
@@ -75,7 +75,9 @@ def _tiny(name: str, family: str, **fields: object) -> Shape:
 _DENSE = (
     Shape("default", 4, 256, 768, 4, 2, 2048, 4096, vocabulary="words"),
     Shape("long", 4, 256, 768, 4, 2, 2048, 65536, vocabulary="words"),
+    Shape("default-whole", 4, 256, 768, 4, 2, 2048, 4096, vocabulary="whole"),
     Shape("smollm2-135m", 30, 576, 1536, 9, 3, 49152, 8192),
+    Shape("smollm2-135m-whole", 30, 576, 1536, 9, 3, 49152, 8192, vocabulary="whole"),
     Shape("135m-wide", 16, 768, 2048, 12, 4, 49152, 8192),
     Shape("qwen2.5-0.5b", 24, 896, 4864, 14, 2, 151936, 32768),
     Shape("0.5b-wide", 24, 1024, 3584, 16, 2, 151936, 32768),

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.model_shapes import SHAPES
 from benchmarks.model_write import QUANTISATIONS, write_model
 
-FORMAT = 1  # raise it whenever the bytes written for a shape change: cached files carry it in their names
+FORMAT = 2  # raise it whenever the bytes written for a shape change: cached files carry it in their names
 K_BLOCK = 256  # weights of one block of a K-quant
 
 

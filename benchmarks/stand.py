@@ -219,13 +219,6 @@ class Stand:
     # -- booting ------------------------------------------------------------------------------
 
     def _boot(self) -> None:
-        parent = os.getpid()
-
-        def prepare() -> None:  # a benchmark killed with -9 takes its kernel along
-            _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-            if os.getppid() != parent:
-                os._exit(1)
-
         command = [sys.executable, "-m", "kernel", "--config-json", json.dumps(self.config)]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -235,7 +228,7 @@ class Stand:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=prepare,  # noqa: PLW1509 - one prctl, before any thread of ours matters
+                preexec_fn=dying_with_us(),  # noqa: PLW1509 - one prctl, before any thread of ours matters
             )
         self._until(self._connect, BOOT_S, "the kernel to answer")
         self.wait_core()
@@ -244,6 +237,18 @@ class Stand:
         with contextlib.suppress(NoKernel):
             self.operator = Connection("operator", self.name, "", 10.0)
         return self.operator is not None
+
+
+def dying_with_us() -> Callable[[], None]:
+    """Return what a child does before it begins: a benchmark killed with -9 takes its servers along."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
 
 
 def end_on_term() -> None:

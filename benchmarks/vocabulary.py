@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # llama.cpp's token types
 
+# ChatML; tools and calls as Hermes writes them.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
-    " + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if tools %}{{ '<|im_start|>system\nCall these functions as <tool_call>\n' }}"
+    """{{ '{"name": ..., "arguments": {...}}\n</tool_call>:\n' }}"""
+    "{% for tool in tools %}{{ (tool['function'] | tojson) + '\n' }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + (message['content'] or '')}}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '<tool_call>\n' + (call['function'] | tojson) + '\n</tool_call>' }}"
+    "{% endfor %}{{ '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -50,8 +56,13 @@ class Vocabulary:
 
 
 def make_vocabulary(kind: str, size: int) -> Vocabulary:
-    """Return a vocabulary of `size` tokens; kind "words", "pairs" or "wordpieces"."""
-    makers = {"words": word_vocabulary, "pairs": byte_pair_vocabulary, "wordpieces": word_pieces}
+    """Return a vocabulary of `size` tokens; kind "words", "pairs", "whole" or "wordpieces"."""
+    makers = {
+        "words": word_vocabulary,
+        "pairs": byte_pair_vocabulary,
+        "whole": whole_pair_vocabulary,
+        "wordpieces": word_pieces,
+    }
     return makers[kind](size)
 
 
@@ -79,8 +90,13 @@ def word_vocabulary(size: int) -> Vocabulary:
     return Vocabulary("llama", tokens, types, bos=1, eos=2, end_of_turn=4, scores=scores)
 
 
-def byte_pair_vocabulary(size: int) -> Vocabulary:
-    """Return `size` byte-level tokens; a third of the pieces end inside a UTF-8 character."""
+def whole_pair_vocabulary(size: int) -> Vocabulary:
+    """Byte pairs of whole characters, as nearly all tokens of a real model are: no server has to hold text back."""
+    return byte_pair_vocabulary(size, has_halves=False)
+
+
+def byte_pair_vocabulary(size: int, has_halves: bool = True) -> Vocabulary:
+    """Return `size` byte-level tokens; has_halves: a third of the pieces end inside a UTF-8 character."""
     shown = _byte_alphabet()
     tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     types = [CONTROL] * len(tokens)
@@ -97,7 +113,7 @@ def byte_pair_vocabulary(size: int) -> Vocabulary:
         character = characters[index * 31 % len(characters)].encode()
         tail = (b"", character, character[:2])[index % 3] + str(index // 3 % 997).encode() * (index > 1800)
         if index % 3 == 2:
-            tail = str(index).encode() + character[:2]  # ends two bytes into a three-byte character
+            tail = str(index).encode() + character[: 2 if has_halves else 3]  # two of its three bytes
         piece = "".join(shown[byte] for byte in stem.encode() + tail)
         index += 1
         if piece in seen:

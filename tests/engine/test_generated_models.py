@@ -21,7 +21,7 @@ from tests.engine.model_checks import TEXT
 
 TINY = [name for name in SHAPES if name.startswith("tiny-")]
 LIMIT_S = 120
-DEFAULT_Q8_0 = "881131aa29eb2ea0226a3cd192bc9a08e21a18ff0a9899a1ea6ca0ecc2e0b548"
+DEFAULT_Q8_0 = "89a9de1f20667130dcfbd419cf0f5aa890856bcdd41ef912fa3e45d0e84e9182"
 
 
 @pytest.fixture(scope="module")
