@@ -10,6 +10,7 @@ was asked for or why not. The first message is an answer without a question: the
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -48,10 +49,18 @@ def make_plan(
             "the model has no token that ends a text: no text of it can be constrained"
         )
     try:
-        text = to_gbnf(constraint.text) if constraint.kind == "json_schema" else constraint.text
-        return Plan(Automaton(parse(text, token_of), lexicon), lexicon, max_tokens)
+        return Plan(Automaton(parse(_gbnf_of(constraint), token_of), lexicon), lexicon, max_tokens)
     except RecursionError:
         raise EngineError("the constraint is nested too deep") from None
+
+
+def _gbnf_of(constraint: Constraint) -> str:
+    if constraint.kind == "gbnf":
+        return constraint.text
+    if constraint.kind == "json_schema":
+        return to_gbnf(constraint.text)
+    before, after, schema = json.loads(constraint.text)
+    return to_gbnf(schema, before, after)
 
 
 def tokens_needed(

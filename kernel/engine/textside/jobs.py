@@ -31,6 +31,7 @@ _NICE, _SLOW_NICE = 10, 19  # of children: the model's threads go first, for a s
 _SUBJECTS = {
     "tokenize": "the tokenizer",
     "detokenize": "the tokenizer",
+    "pieces": "the tokenizer",
     "chat": "the chat template",
     "facts": "the chat template",
     "constraint": "the constraint",

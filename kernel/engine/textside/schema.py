@@ -33,7 +33,7 @@ from kernel.engine.textside.schemanumbers import NUMBER, first_digits, integers,
 from kernel.engine.textside.schemaobject import write_object
 from kernel.engine.textside.schemapattern import PatternError, of_pattern
 from kernel.engine.textside.schemastrings import CHAR, FORMATS, of_length, quoted
-from kernel.engine.textside.schematext import json_literal
+from kernel.engine.textside.schematext import json_literal, literal
 
 MAX_RULES = 20_000
 _SPACE = '(" " | "\\n" [ \\t]{0,20})?'  # between the parts of a value, if the model wants some
@@ -41,11 +41,11 @@ _MOST_REMAINDERS = 1000
 _MOST_EXPONENT = 300
 
 
-def to_gbnf(text: str) -> str:
-    """Return the grammar of a schema, given as JSON text. Raises EngineError with the reason in words."""
+def to_gbnf(text: str, before: str = "", after: str = "") -> str:
+    """Return the grammar of a schema, given as JSON text, between two others. Raises EngineError with the reason."""
     try:
         document = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
-        return _Converter(document).convert()
+        return _Converter(document).convert(before, after)
     except (SchemaError, PatternError) as error:
         raise EngineError(f"json_schema: {error}") from None
     except Impossible:
@@ -72,10 +72,11 @@ class _Converter:
         self._space = self._add(_SPACE)
         self._char = self._add(CHAR)
 
-    def convert(self) -> str:
+    def convert(self, before: str, after: str) -> str:
         root = self._visit(self._document)
+        parts = [literal(before) if before else "", root, literal(after) if after else ""]
         lines = [
-            f"root ::= {root}",
+            f"root ::= {' '.join(part for part in parts if part)}",
             *(f"r{number} ::= {body}" for number, body in enumerate(self._rules)),
         ]
         return "\n".join(lines)

@@ -121,6 +121,8 @@ class Server:
             return vocabulary.tokenize(value["text"], value["with_special"])
         if what == "detokenize":
             return vocabulary.detokenize(value["tokens"])
+        if what == "pieces":
+            return vocabulary.pieces_of(value["tokens"])
         if what == "chat":
             text, opens = self._templates.render(
                 value["messages"], value["tools"], value["thinking"]
@@ -134,7 +136,7 @@ class Server:
         if what == "facts":
             compiled = self._templates.compile()
             return {"takes_tools": self._templates.takes_tools(), "compiled": compiled}
-        raise EngineError(f"question {what!r} is not one of tokenize, detokenize, chat, constraint")
+        raise EngineError(f"question {what!r} is not one of tokenize, detokenize, pieces, chat, constraint")
 
 
 def main(arguments: list[str]) -> int:

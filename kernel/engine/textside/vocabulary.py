@@ -60,10 +60,14 @@ class Vocabulary:
 
     def detokenize(self, tokens: list[int]) -> bytes:
         """Return the text of tokens, control tokens left out. Raises EngineError for one that there is not."""
+        return b"".join(self.pieces_of(tokens))
+
+    def pieces_of(self, tokens: list[int]) -> list[bytes]:
+        """Return the text of each token, empty for control tokens. Raises EngineError for one that there is not."""
         for token in tokens:
             if not 0 <= token < self.size:
                 raise EngineError(f"token {token} is not in the vocabulary of {self.size}")
-        return b"".join([self.pieces[token] for token in tokens])
+        return [self.pieces[token] for token in tokens]
 
     def token_of(self, written: str) -> int | None:
         """Return the token that is written so, control tokens too; None if that is not exactly one."""
