@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kernel.engine.base import EngineOptions
 
-DEFAULT_SLOTS = 8
+DEFAULT_SLOTS = 16
 DEFAULT_PREFILL_TOKENS = 128
 
 
@@ -31,14 +31,14 @@ class Config:
     models: tuple[ModelConfig, ...]  # the first is served before the kernel serves at all
     name: str = "main"  # of this kernel, when a user runs several
     keep_alive_s: float = 0.0  # a model that nobody asks anything for so long is unloaded; 0: never
-    slots: int | None = None  # short contexts resident in each model at once; None: as calibrated, or 8
+    slots: int | None = None  # short contexts resident in each model at once; None: as calibrated, or 16, or what fits
     slot_tokens: int = 2048  # what counts as short: longer ones take slots of longer windows
     window_tokens: int = 0  # the longest context allowed; 0: the model's, as far as memory goes
     kv_bytes: int = 0  # of all resident contexts of a model; 0: a part of the free memory
     threads: int = 0  # of an LLM core; 0: as calibrated, or one for each physical core
     gpu_layers: int = -1  # on the GPU, where there is one; -1: as many as fit
     flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
-    policy: str = "rr"
+    policy: str = "mlfq"
     quantum_tokens: int = 32  # a time slice, where the policy has one
     prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 128
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
@@ -63,6 +63,7 @@ class Config:
             gpu_layers=self.gpu_layers,
             embedding=model.embedding,
             choices=model.choices,
+            may_shrink=not (self.slots or model.slots),
         )
 
 

@@ -16,7 +16,7 @@ from kernel.abi.codec import Call as WireCall
 from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
 from kernel.objects import Call, Task
-from kernel.report import describe, describe_model, statistics
+from kernel.report import describe, describe_model, describe_slots, statistics
 from kernel.sched.policy import DESCRIPTIONS, POLICIES
 from kernel.states import TaskState
 
@@ -196,9 +196,11 @@ def _shutdown(kernel: Kernel, call: Call, options: Any, now_ns: int) -> None:
 HANDLERS: dict[str, Handler] = {
     "sys.info": lambda k, c, o, now: describe(k, now),
     "sys.stat": lambda k, c, o, now: statistics(k),
+    "sys.slots": lambda k, c, o, now: {"models": [describe_slots(core) for core in k.cores]},
     "sys.shutdown": _shutdown,
     "llm.generate": lambda k, c, o, now: k.requests.generate(c, o, now),
     "llm.cancel": lambda k, c, o, now: k.requests.cancel(c, o, now),
+    "llm.status": lambda k, c, o, now: k.requests.status(c, o),
     "llm.tokenize": lambda k, c, o, now: k.texts.tokenize(c, o),
     "llm.detokenize": lambda k, c, o, now: k.texts.detokenize(c, o),
     "llm.embed": lambda k, c, o, now: k.texts.embed(c, o, now),

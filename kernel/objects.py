@@ -204,7 +204,8 @@ class Request:
     recomputed_tokens: int = 0
     most_tokens: int = 0  # that may be generated
     is_whole_at_limit: bool = False  # its constraint sees to it that the text is complete by then
-    reused_tokens: int = 0  # of the prompt, from the task's last turn
+    turns: tuple[tuple[int, int], ...] = ()  # of the context that it goes on with: see turns.py
+    reused_tokens: int = 0  # of the prompt, whose KV was kept
     unsent: list[int] = field(default_factory=list)  # streamed call: tokens whose text is held back
     logprobs: Logprobs | None = None  # of what was generated, if asked for
     chat: dict[str, Any] = field(default_factory=dict)  # what the caller must know to read what messages gave

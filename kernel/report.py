@@ -68,10 +68,26 @@ def describe_model(core: Core) -> dict[str, Any]:
         "window_tokens": info.window_tokens if info else 0,
         "chat_format": info.chat_format if info else "",
         "takes_tools": info.takes_tools if info else False,
+        "is_embedding": core.model.embedding,
         "embedding_width": info.embedding_width if info else 0,
         "devices": info.devices if info else "",
         "slots": info.banks[0].slots if info else 0,
     }
+
+
+def describe_slots(core: Core) -> dict[str, Any]:
+    """Return a model's part of sys.slots."""
+    banks, first, held = [], 0, core.scheduler.held_slots()
+    for bank in core.info.banks if core.info else ():
+        here = range(first, first + bank.slots)
+        rows = [
+            [slot - first, one.task.pid, one.kv_tokens, "read" if one.kv_tokens < one.prompt_tokens else "write"]
+            for slot, one in held.items()
+            if slot in here
+        ]
+        banks.append({"window_tokens": bank.window_tokens, "slots": bank.slots, "held": rows})
+        first += bank.slots
+    return {"name": core.model.name, "banks": banks}
 
 
 def statistics(kernel: Kernel) -> dict[str, Any]:

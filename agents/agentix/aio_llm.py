@@ -123,6 +123,9 @@ class AsyncPending:
                 raise TimedOut(f"llm.generate: no reply within {timeout:g} s")
         return await self._connection.finish(inflight, self._until_s)
 
+    async def status(self) -> dict[str, Any]:
+        return await self._connection.call(calls.status(self._inflight.id))
+
     async def cancel(self) -> bool:
         if self._inflight.is_done:
             return False

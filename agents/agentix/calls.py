@@ -45,9 +45,11 @@ class Sampling(TypedDict, total=False):
     stop: list[str]  # end before any of these
     grammar: str  # GBNF: what the text must be
     json_schema: Mapping[str, Any] | str  # the JSON that the text must be
+    json_around: Sequence[str]  # what stands before and after that JSON
     ignore_end: bool  # go on to max_tokens even when the model is done
     special: bool  # show control tokens by their names
     thinking: bool  # have the model reason, or not, where its chat template knows of that
+    keep: bool  # what was computed, for a later prompt of this task that begins alike; left out: of messages only
     model: str  # one of models(); the first that generates, if left out
 
 
@@ -172,6 +174,8 @@ def generate(prompt: Prompt, options: Mapping[str, Any], stream: bool = False) -
         import json  # agents that ask for no JSON start sooner
 
         body["json_schema"] = json.dumps(schema)
+    if "json_around" in body:
+        body["json_around"] = list(body["json_around"])
     if isinstance(biases := body.get("logit_bias"), Mapping):
         body["logit_bias"] = {str(token): bias for token, bias in biases.items()}
     if stream:
@@ -207,6 +211,11 @@ def cancel(call_id: int, task: int | None = None) -> Call:
     return Call("llm.cancel", {"call": call_id}, lambda body: bool(body["cancelled"]), task)
 
 
+def status(call_id: int, task: int | None = None) -> Call:
+    """Of a call that was made in this task's name."""
+    return Call("llm.status", {"call": call_id}, _same, task)
+
+
 def tokenize(text: str, with_special: bool, model: str = "") -> Call:
     body = {"text": text, "with_special": with_special} | given(model=model or None)
     return Call("llm.tokenize", body, lambda answer: list(answer["tokens"]))
@@ -215,6 +224,12 @@ def tokenize(text: str, with_special: bool, model: str = "") -> Call:
 def detokenize(tokens: Sequence[int], model: str = "") -> Call:
     body = {"tokens": pack_tokens(tokens)} | given(model=model or None)
     return Call("llm.detokenize", body, lambda answer: answer["text"])
+
+
+def pieces(tokens: Sequence[int], model: str = "") -> Call:
+    """The text of each token as bytes; of 2,048 tokens at most."""
+    body = {"tokens": pack_tokens(tokens), "pieces": True} | given(model=model or None)
+    return Call("llm.detokenize", body, lambda answer: list(answer["pieces"]))
 
 
 def embed(texts: Sequence[str] | Sequence[Sequence[int]], model: str = "") -> Iterator[Call]:

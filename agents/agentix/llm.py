@@ -138,6 +138,10 @@ class Pending:
                 raise TimedOut(f"llm.generate: no reply within {timeout:g} s")
         return self._connection.finish(self._inflight, self._until_s)
 
+    def status(self) -> dict[str, Any]:
+        """Where it stands: state, position, expected_wait_s and more; see llm.status in docs/protocol.md."""
+        return self._connection.call(calls.status(self._inflight.id))
+
     def cancel(self) -> bool:
         """End the request; result() then raises Cancelled. False when it had ended already."""
         if self._inflight.is_done:

@@ -73,8 +73,11 @@ class LlmGenerate:
     `messages` are maps {role, content, tool_calls: [{id, type, function: {name, arguments}}], tool_call_id, name,
     reasoning_content}, laid out by the model's own template, which gets `tools` (maps, or JSON text of a list of
     these) and `thinking` too. `logit_bias` maps token ids, as decimal text, to numbers from -100, which forbids the
-    token, to 100. `grammar` (GBNF) or `json_schema` (JSON text) says what the text must be. `special` shows control
+    token, to 100. `grammar` (GBNF) or `json_schema` (JSON text) says what the text must be; `json_around`, what
+    stands before and after that JSON, such as the marks of a tool call. `special` shows control
     tokens by name. `model` is a name of llm.models; the first that generates, if left out.
+
+    `keep`: what was computed is kept for the task's next request that begins alike, if left out for `messages` only.
 
     With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
     "stop"|"length", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
@@ -108,14 +111,28 @@ class LlmGenerate:
     stop: list | None = bounded(0, MAX_STOP_STRINGS, None)
     grammar: str | None = bounded(1, MAX_CONSTRAINT_CHARS, None)
     json_schema: str | None = bounded(1, MAX_CONSTRAINT_CHARS, None)
+    json_around: list | None = bounded(2, 2, None)
     special: bool = False
     ignore_end: bool = False
+    keep: bool | None = None
     stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmCancel:
     """End one of the caller's own requests within a step; it ends with EINTR. Answers {cancelled: bool}."""
+
+    call: int = bounded(1, (1 << 63) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmStatus:
+    """Answer where one of the caller's own requests stands: {state, position, expected_wait_s, prompt_tokens,
+    fed_tokens, cached_tokens, generated_tokens}.
+
+    state: "preparing" (tokenizing, loading), "queued", "reading" (its prompt), "writing", "parked", "gone". position:
+    how many without a slot came before it, plus one; 0: it holds one. expected_wait_s: so many times the mean time
+    between the last requests' ends, null while too few have ended."""
 
     call: int = bounded(1, (1 << 63) - 1)
 
@@ -135,9 +152,11 @@ class LlmTokenize:
 class LlmDetokenize:
     """Answer {text} of tokens, given as in llm.generate; bytes that are no UTF-8 become U+FFFD.
 
-    EINVAL: a token outside the vocabulary; ENOENT: no such model; EIO: it cannot be loaded."""
+    With pieces, also {pieces: [bytes]} of each token, of 2,048 at most. EINVAL: a token outside the vocabulary, or too
+    many for their pieces; ENOENT: no such model; EIO: it cannot be loaded."""
 
     tokens: list | bytes = bounded(0, 4 * MAX_TOKENS)
+    pieces: bool = False
     model: str = bounded(0, MAX_NAME_CHARS, "")
 
 
@@ -158,7 +177,7 @@ class LlmEmbed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmModels:
     """Answer {models: [{name, path, description, family, exactness, state, reason, window_tokens, chat_format,
-    takes_tools, embedding_width, devices, slots}]}, the first one first.
+    takes_tools, is_embedding, embedding_width, devices, slots}]}, the first one first.
 
     state: unloaded, loading, ready, stopping, failed; `reason` says why it failed. What only its LLM core can know
     is empty, zero or false until it was loaded once; embedding_width is 0 for a model that generates."""
@@ -317,6 +336,14 @@ class LogWrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SysSlots:
+    """Answer who holds which slot now: {models: [{name, banks:
+    [{window_tokens, slots, held: [[slot, pid, tokens, phase]]}]}]}.
+
+    slot is counted from the bank's first; phase is "read" while the prompt is computed, then "write"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SysShutdown:
     """End every task and then the kernel. Answers {} before it goes. EPERM: operators only."""
 
@@ -328,6 +355,8 @@ CALLS: dict[str, type] = {
     "sys.shutdown": SysShutdown,
     "llm.generate": LlmGenerate,
     "llm.cancel": LlmCancel,
+    "llm.status": LlmStatus,
+    "sys.slots": SysSlots,
     "llm.tokenize": LlmTokenize,
     "llm.detokenize": LlmDetokenize,
     "llm.embed": LlmEmbed,

@@ -43,7 +43,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the generated text must be: kind "gbnf" or "json_schema", and the grammar or schema as text."""
+    """What the generated text must be: kind "gbnf" or "json_schema", and the grammar or schema as text.
+
+    Or "json_around", and a JSON list of what stands before the JSON, what stands after it, and the schema as text.
+    """
 
     kind: str
     text: str
@@ -71,9 +74,9 @@ class Opening:
 class Row:
     """Tokens to feed into one slot's sequence, from `position` on.
 
-    A prompt's tokens come in chunks that start at multiples of CHUNK_TOKENS, each decoded alone; a
-    generated token comes as a row of one, batched with other slots' rows. So the arithmetic that a
-    token meets never depends on its neighbours, and replaying a context gives the same bits.
+    A prompt's tokens come in chunks that end at multiples of CHUNK_TOKENS and at the prompt's end, each decoded
+    alone; a generated token comes as a row of one, batched with other slots' rows. So the arithmetic that a token
+    meets never depends on its neighbours, and replaying a context in the same rows gives the same bits.
     """
 
     slot: int
@@ -162,6 +165,7 @@ class EngineOptions:
     gpu_layers: int = -1  # -1: as many as fit
     embedding: bool = False  # the model answers llm.embed and nothing else
     choices: str = ""  # path of the file that holds what calibration chose for this model and machine
+    may_shrink: bool = False  # nobody asked for so many slots: fewer will do where they do not fit
 
 
 @dataclass(frozen=True, slots=True)

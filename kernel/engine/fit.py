@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernel.engine.base import CHUNK_TOKENS, Bank, EngineMemoryError, EngineOptions
 
@@ -149,8 +149,25 @@ def decide(
     A GPU takes as many layers as leave room there for the first bank (or one context of the window asked
     for). The contexts' budget is KV_SHARE of what the weights leave of the host's memory, and all that they
     leave on a device. A window that was asked for and does not fit is refused; the model's own is cut to what
-    fits.
+    fits. Slots that nobody asked for are halved until they fit.
     """
+    slots = options.slots
+    while True:
+        try:
+            return _decide(facts, replace(options, slots=slots), free, streams, spare_tokens)
+        except EngineMemoryError:
+            if slots == 1 or not options.may_shrink:
+                raise
+            slots //= 2
+
+
+def _decide(
+    facts: ModelFacts,
+    options: EngineOptions,
+    free: FreeMemory,
+    streams: Callable[[int], int] | None,
+    spare_tokens: int,
+) -> Fit:
     sizes = _Sizes(facts, options, streams or (lambda slots: slots + facts.spare_streams), spare_tokens)
     most = min(options.window_tokens or facts.trained_tokens, facts.trained_tokens)
     if options.embedding:  # one text at a time, and all of it in one batch

@@ -37,19 +37,20 @@ from kernel.engine.buildlog import ADVICE, Exit
 from kernel.engine.buildrun import BuildError, Runner, locked, output_of
 
 # Named in full: this list is what the finished environment must be able to import.
-IMPORTS = ("zmq", "msgpack", "psutil", "numpy", "llama_cpp", "pytest", "hypothesis", "gguf", "kernel")
+IMPORTS = ("zmq", "msgpack", "psutil", "numpy", "llama_cpp", "pytest", "hypothesis", "gguf", "starlette", "uvicorn",
+           "prometheus_client", "rich", "kernel")  # fmt: skip
 
 
 def say(message: str) -> None:
     print(f"agentix set-up: {message}", flush=True)
 
 
-def requirements(setup_cfg: Path, extra: str) -> list[str]:
+def requirements(setup_cfg: Path, *extras: str) -> list[str]:
     """What setup.cfg asks of pip, but for llama-cpp-python, which pip alone would build wrongly."""
     config = configparser.ConfigParser()
     config.read(setup_cfg)
-    listed = config["options"]["install_requires"] + config["options.extras_require"][extra]
-    return [line for line in listed.split() if not line.startswith(PACKAGE)]
+    lists = [config["options"]["install_requires"], *(config["options.extras_require"][extra] for extra in extras)]
+    return [line for listed in lists for line in listed.split() if not line.startswith(PACKAGE)]
 
 
 class Environment:
@@ -135,13 +136,19 @@ def machine_of(marker: Path) -> str | None:
 def main(arguments: Sequence[str]) -> int:
     checkout = Path(__file__).resolve().parents[2]
     directory = Path(arguments[0] if arguments else ".venv").absolute()
+    added = arguments[1:]
     start_s = time.monotonic()
     runner = Runner(Cache.of_user().logs / f"setup-{os.getpid()}.log", os.environ | {"PIP_NO_INPUT": "1"})
     with locked(checkout, say):
         environment = Environment(directory, checkout, runner)
         environment.create()
+        if added:
+            say(f"installing the Python packages of the extras {', '.join(added)}")
+            environment.install(requirements(checkout / "setup.cfg", *added))
+            return Exit.OK
         say("installing the Python packages that setup.cfg names")
-        environment.install(["setuptools>=64", "wheel", *requirements(checkout / "setup.cfg", "test")])
+        wanted = requirements(checkout / "setup.cfg", "http", "cli", "test")
+        environment.install(["setuptools>=64", "wheel", *wanted])
         environment.install_engine()
         environment.install_checkout()
         environment.check()

@@ -16,6 +16,7 @@ from kernel.abi.codec import show
 from kernel.abi.errors import Errno, KernelError
 from kernel.engine.base import Constraint, Sampling
 
+MAX_AROUND_CHARS = 256
 MAX_TOOLS_VALUES = 16384  # in JSON text, whose values take up to twenty times its bytes
 ANY_TOKEN = 1 << 31  # as long as the vocabulary is not known
 
@@ -46,6 +47,12 @@ def check_generate(options: LlmGenerate) -> None:
             raise invalid(method, f"{name} goes with messages, not with {given[0]}")
     if options.grammar is not None and options.json_schema is not None:
         raise invalid(method, "grammar and json_schema are both given, wanted one")
+    around = options.json_around
+    if around is not None:
+        if options.json_schema is None:
+            raise invalid(method, "json_around is given, and there is no json_schema for it to stand around")
+        if not all(isinstance(text, str) and len(text) <= MAX_AROUND_CHARS for text in around):
+            raise invalid(method, f"json_around is {show(around)}, wanted two texts of {MAX_AROUND_CHARS} at most")
     if options.ignore_end and (options.grammar is not None or options.json_schema is not None):
         raise invalid(method, "ignore_end goes with neither grammar nor json_schema: these end the text")
     entries = options.max_tokens * ((options.logprobs or 0) + 1)
@@ -86,6 +93,8 @@ def check_biases(sampling: Sampling, vocab: int) -> None:
 def constraint_of(options: LlmGenerate) -> Constraint | None:
     if options.grammar is not None:
         return Constraint("gbnf", options.grammar)
+    if options.json_around is not None:
+        return Constraint("json_around", json.dumps([*options.json_around, options.json_schema]))
     return None if options.json_schema is None else Constraint("json_schema", options.json_schema)
 
 

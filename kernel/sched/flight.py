@@ -6,9 +6,11 @@ the step is planned.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from dataclasses import dataclass, field
 
-from kernel.engine.base import Opening, Restore, Row, Save
+from kernel.engine.base import Opening, Restore, Row, Save, StepResult
 from kernel.objects import Request
 
 
@@ -32,6 +34,15 @@ class Totals:
     runs: int = 0  # passes over the weights
     moves: int = 0  # contexts that changed places inside the core
     sampling_ns: int = 0
+
+    def add(self, result: StepResult) -> None:
+        """Count what a step took."""
+        self.steps += 1
+        self.core_busy_ns += result.ended_ns - result.began_ns
+        self.switch_ns += result.switch_ns
+        self.runs += result.runs
+        self.moves += result.moves
+        self.sampling_ns += result.sampling_ns
 
 
 @dataclass(slots=True)
@@ -64,3 +75,9 @@ def opening_of(request: Request) -> Opening:
         max_tokens=request.most_tokens,
         with_special=request.with_special,
     )
+
+
+def token_digest(tokens: list[int]) -> int:
+    """Return 64 bits that stand for a sequence of token ids."""
+    raw = hashlib.blake2b(array("i", tokens).tobytes(), digest_size=8).digest()
+    return int.from_bytes(raw, "little")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kernel.objects import Request
 from kernel.sched.fcfs import FirstComeFirstServed
+from kernel.sched.mlfq import FeedbackQueues
 from kernel.sched.priority import StaticPriority
 from kernel.sched.round_robin import RoundRobin
 
@@ -35,12 +36,14 @@ class Policy(Protocol):
 
 POLICIES: dict[str, Callable[[int], Policy]] = {
     "fcfs": lambda quantum: FirstComeFirstServed(),
+    "mlfq": FeedbackQueues,
     "rr": RoundRobin,
     "prio": lambda quantum: StaticPriority(),
 }
 
 DESCRIPTIONS = {
     "fcfs": FirstComeFirstServed.__doc__ or "",
+    "mlfq": FeedbackQueues.__doc__ or "",
     "rr": RoundRobin.__doc__ or "",
     "prio": StaticPriority.__doc__ or "",
 }

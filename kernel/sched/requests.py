@@ -6,12 +6,12 @@ whatever happens to cores: it is appended to the request here, and a replay neve
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kernel.abi.calls import LlmCancel, LlmGenerate
+from kernel.abi.calls import LlmCancel, LlmGenerate, LlmStatus
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
 from kernel.cores import Core, Cores
@@ -30,6 +30,7 @@ from kernel.sched.fields import (
     sampling_of,
     tools_of,
 )
+from kernel.sched.standing import Ends, tell
 from kernel.states import RequestState, TaskState
 
 
@@ -44,6 +45,7 @@ class RequestManager:
         self._in_flight: Counter[int] = Counter()  # by core
         self._awaiting_first: dict[Request, None] = {}
         self._arrivals = 0
+        self._ends: dict[int, Ends] = defaultdict(Ends)  # by core
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -105,6 +107,13 @@ class RequestManager:
             return {"cancelled": False}
         self.end(request, KernelError(Errno.EINTR, "llm.generate: cancelled by the caller"), now_ns)
         return {"cancelled": True}
+
+    def status(self, call: Call, options: LlmStatus) -> dict[str, Any]:
+        """Say where a request of the same task and connection stands."""
+        request = self._by_call.get((call.peer, options.call))
+        if request is None or request.task is not call.task:
+            return {"state": "gone"}
+        return tell(request, self._by_call.values(), self._ends[request.core])
 
     def withdraw(self, call: Call, now_ns: int) -> None:
         """Forget a call of ours that ends from outside (deadline, dead task)."""
@@ -323,6 +332,7 @@ class RequestManager:
     def _leave(self, request: Request, state: RequestState, now_ns: int) -> None:
         """End a request's scheduling; its call is answered by whoever asked for this."""
         request.move(state)
+        self._ends[request.core].add(now_ns)
         self._cores[request.core].scheduler.remove(request, now_ns)
         request.task.requests.remove(request)
         del self._by_call[request.call.key]

@@ -6,8 +6,6 @@ replaced only once the new one is whole; whatever dies, `tokens` are enough to g
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Callable, Sequence
 
 from kernel.context.store import SegmentStore
@@ -24,11 +22,12 @@ from kernel.engine.base import (
 )
 from kernel.limits import MAX_CORE_DEATHS
 from kernel.objects import KVSnapshot, Request, Task
-from kernel.sched.flight import Flight, Totals, opening_of
+from kernel.sched.flight import Flight, Totals, opening_of, token_digest
 from kernel.sched.kept import KeptContexts
 from kernel.sched.queues import BankQueues
 from kernel.sched.suspects import SuspectTurns
-from kernel.states import RequestState, TaskState
+from kernel.sched.turns import next_row
+from kernel.states import RequestState
 
 
 class Scheduler:
@@ -64,8 +63,13 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """A request has its tokens, or its task goes on after a STOP: it may run."""
-        if self.info is not None and self.info.can_trim and request.snapshot is None and not request.fed_tokens:
-            request.reused_tokens = self._kept.lend(request)
+        is_new = request.snapshot is None and not request.fed_tokens
+        if is_new and self.info is not None and self.info.can_trim and not self._kept.lend(request):
+            return  # until the context that it goes on with is saved
+        self._let_run(request)
+
+    def _let_run(self, request: Request) -> None:
+        if not request.fed_tokens:
             self.totals.reused_tokens += request.reused_tokens
         self._runnable[request] = None
         self._queues.add(request)
@@ -75,11 +79,14 @@ class Scheduler:
         if request in self._runnable:
             del self._runnable[request]
             self._queues.remove(request)
+        self._kept.give_back(request)
         if request.is_finished:
             if request.number in self._gated:
                 self._gated.remove(request.number)
                 self._closes.append(request.number)
-            if request.slot is not None and self._is_to_keep(request):
+            can_trim = self.info is not None and self.info.can_trim
+            if can_trim and self._kept.is_worth(request) and self._kept.put(request):
+                assert request.slot is not None
                 self._leaving[request.slot] = request
             self._leave_slot(request, now_ns)
             self._drop_snapshot(request)
@@ -109,6 +116,9 @@ class Scheduler:
     @property
     def quantum_tokens(self) -> int:
         return self._queues.quantum_tokens
+
+    def held_slots(self) -> dict[int, Request]:
+        return {slot: request for slot, request in enumerate(self._slots) if request is not None}
 
     @property
     def is_working(self) -> bool:
@@ -206,13 +216,10 @@ class Scheduler:
         for request in working:
             slot, start = request.slot, request.kv_tokens
             assert slot is not None
-            if start < request.prompt_tokens:
-                if len(chunks) == self._chunks_per_step:
-                    continue
-                cut = (start // CHUNK_TOKENS + 1) * CHUNK_TOKENS
-                end, rows = min(cut, request.prompt_tokens), chunks
-            else:
-                end, rows = start + 1, decodes
+            end, is_chunk = next_row(request.turns, start, request.prompt_tokens)
+            if is_chunk and len(chunks) == self._chunks_per_step:
+                continue
+            rows = chunks if is_chunk else decodes
             is_last = end == len(request.tokens)
             if is_last and slot not in self._opened:
                 self._opened.add(slot)
@@ -243,12 +250,7 @@ class Scheduler:
         flight = self._flight
         assert flight is not None
         self._flight = None
-        self.totals.steps += 1
-        self.totals.core_busy_ns += result.ended_ns - result.began_ns
-        self.totals.switch_ns += result.switch_ns
-        self.totals.runs += result.runs
-        self.totals.moves += result.moves
-        self.totals.sampling_ns += result.sampling_ns
+        self.totals.add(result)
         for segment, size_bytes in result.saved:
             self._commit(*flight.saves[segment], size_bytes)
         failed = dict(result.failed_restores)
@@ -262,6 +264,8 @@ class Scheduler:
         for slot, (request, row) in flight.rows.items():
             if slot not in failed and not request.is_finished:
                 self._count_row(request, row)
+            elif self._leaving.get(slot) is request:
+                request.kv_tokens = 0 if slot in failed else row.position + len(row.tokens)
         sampled = []
         for item in result.sampled:
             request, _ = flight.rows[item.slot]
@@ -274,8 +278,9 @@ class Scheduler:
         """Every slot is gone. Return the requests that were at work in their last permitted death."""
         flight, self._flight, self.info = self._flight, None, None
         if flight is not None:
-            for segment in flight.saves:
+            for segment, (request, _) in flight.saves.items():
                 self._store.release(segment)  # not whole; the older snapshot, if any, is still held
+                self._lose_kept(request)
             for request in flight.requests():
                 request.core_deaths += not request.is_finished
         for request in [item for item in self._slots if item is not None]:
@@ -292,6 +297,8 @@ class Scheduler:
         self._opened.clear()
         self._gated.clear()
         self._closes.clear()
+        for request in self._leaving.values():
+            self._lose_kept(request)
         self._leaving.clear()
         present = flight.requests() if flight else set()
         doomed = [item for item in present if item.core_deaths >= MAX_CORE_DEATHS]
@@ -305,10 +312,8 @@ class Scheduler:
         if not request.is_finished:
             self._drop_snapshot(request)
             request.snapshot = snapshot
-        elif self._is_to_keep(request):
-            self._kept.put(request, snapshot)
-        else:
-            self._store.release(save.segment)
+        elif (taker := self._kept.saved(request, snapshot)) is not None:
+            self._let_run(taker)
 
     def _count_restore(self, request: Request) -> None:
         size_bytes = request.snapshot.size_bytes if request.snapshot else 0
@@ -362,13 +367,14 @@ class Scheduler:
     def _save_leaving(self, flight: Flight) -> None:
         """Save what finished requests leave in slots that nobody has taken since."""
         for slot, request in self._leaving.items():
-            self._plan_save(request, slot, flight)
+            if not request.kv_tokens or not self._plan_save(request, slot, flight):
+                self._lose_kept(request)
         self._leaving.clear()
 
-    def _is_to_keep(self, request: Request) -> bool:
-        is_whole = request.state in (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH)
-        can_trim = self.info is not None and self.info.can_trim
-        return can_trim and is_whole and request.task.state is not TaskState.ZOMBIE and self._kept.is_worth(request)
+    def _lose_kept(self, request: Request) -> None:
+        """A finished request's context is not saved: who has waited for it goes on without."""
+        if (taker := self._kept.lost(request)) is not None:
+            self._let_run(taker)
 
     def _fall_back(self, request: Request) -> None:
         """What the slot held is lost: go back to the snapshot, or to nothing."""
@@ -389,9 +395,3 @@ class Scheduler:
     @staticmethod
     def _is_clean(request: Request) -> bool:
         return request.snapshot is not None and request.snapshot.keep == request.kv_tokens
-
-
-def token_digest(tokens: list[int]) -> int:
-    """Return 64 bits that stand for a sequence of token ids."""
-    raw = hashlib.blake2b(array("i", tokens).tobytes(), digest_size=8).digest()
-    return int.from_bytes(raw, "little")

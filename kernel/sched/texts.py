@@ -13,7 +13,7 @@ from kernel.abi.calls import LlmDetokenize, LlmEmbed, LlmTokenize
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
 from kernel.cores import Core, Cores
-from kernel.limits import EMBED_BATCH_TEXTS, EMBED_BATCH_TOKENS
+from kernel.limits import EMBED_BATCH_TEXTS, EMBED_BATCH_TOKENS, MAX_PIECES
 from kernel.objects import Call
 from kernel.sched.asks import Answered, Asks
 from kernel.sched.fields import check_tokens, invalid
@@ -47,8 +47,13 @@ class TextManager:
     def detokenize(self, call: Call, options: LlmDetokenize) -> None:
         model = self._cores.find(call.method, options.model)
         tokens = check_tokens(call.method, "tokens", options.tokens, _vocab(model))
+        if options.pieces and len(tokens) > MAX_PIECES:
+            raise invalid(call.method, f"tokens are {len(tokens)}, and of {MAX_PIECES} at most the pieces are told")
         core = self._take(call, model)
         value = {"tokens": tokens, "sender": sender_of(call)}
+        if options.pieces:
+            self._asks.put(core, "pieces", value, call, self._replies(call, _apart))
+            return
         answered = self._replies(call, lambda raw: {"text": raw.decode(errors="replace")})
         self._asks.put(core, "detokenize", value, call, answered)
 
@@ -150,6 +155,10 @@ class TextManager:
     def _fail(self, call: Call, error: KernelError) -> None:
         self._asks.forget(call)
         self._calls.fail(call, error)
+
+
+def _apart(pieces: list[bytes]) -> dict[str, Any]:
+    return {"text": b"".join(pieces).decode(errors="replace"), "pieces": pieces}
 
 
 def sender_of(call: Call) -> int:

@@ -146,6 +146,17 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
+    "llm.status": (
+        {"call": 6},
+        {
+            "state": "queued", "position": 2, "expected_wait_s": 0.5, "prompt_tokens": 9, "fed_tokens": 0,
+            "cached_tokens": 0, "generated_tokens": 0,
+        },
+    ),
+    "sys.slots": (
+        {},
+        {"models": [{"name": "chat", "banks": [{"window_tokens": 512, "slots": 2, "held": [[0, 7, 99, "write"]]}]}]},
+    ),
 }  # fmt: skip
 
 
@@ -179,6 +190,11 @@ FORMS: dict[str, Call] = {
     "llm.embed.tokens.call": Call(1, "llm.embed", {"tokens": [[5, 6], b"\x05\0\0\0"]}),
     "llm.generate.tokens.call": Call(1, "llm.generate", TOKENS),
     "llm.generate.messages.call": Call(1, "llm.generate", MESSAGES),
+    "llm.generate.keep.call": Call(1, "llm.generate", {"prompt": "a", "keep": True}),
+    "llm.generate.around.call": Call(
+        1, "llm.generate", {"prompt": "a", "json_schema": "{}", "json_around": ["<tool_call>", "</tool_call>"]}
+    ),
+    "llm.detokenize.pieces.call": Call(1, "llm.detokenize", {"tokens": [5], "pieces": True}),
     "llm.detokenize.bytes.call": Call(1, "llm.detokenize", {"tokens": b"\x05\0\0\0"}),
     "deadline.call": Call((1 << 63) - 1, "ipc.recv", {}, deadline_ms=30_000),
     "task.call": Call(2, "ipc.recv", {}, task=4194305),

@@ -11,8 +11,10 @@ from kernel.calls import CallTable
 from kernel.core import Kernel
 from kernel.ipc import mailbox
 from kernel.ipc.mailbox import Mail, Mailbox, PostOffice
+from kernel.limits import MAX_KEPT_CONTEXTS
 from kernel.objects import Call, Request, Task
 from kernel.proc.table import TaskTable
+from kernel.sched.scheduler import Scheduler
 from kernel.states import CoreState, TaskState
 
 
@@ -26,9 +28,25 @@ def check(kernel: Kernel) -> None:
     assert kernel.memory._segments.keys() <= living
     assert kernel.governor._accounts.keys() <= living
     assert {one.call.key for task in tasks for one in task.requests} == kernel.requests._by_call.keys()
-    assert all(core.scheduler._kept._kept.keys() <= living for core in kernel.cores)
+    for core in kernel.cores:
+        _check_kept(core.scheduler, living)
     assert all(core.store.held_bytes <= core.store.limit_bytes for core in kernel.cores)
     _check_cores(kernel, tasks)
+
+
+def _check_kept(scheduler: Scheduler, living: set[int]) -> None:
+    kept = scheduler._kept
+    known = [one for several in kept._by_task.values() for one in several]
+    assert kept._by_task.keys() <= living
+    assert all(len(several) <= MAX_KEPT_CONTEXTS for several in kept._by_task.values())
+    assert {id(one) for one in known if one.snapshot} == {id(one) for one in kept._held}
+    assert all(one.is_given_up or one in known for one in kept._coming.values())
+    leaving = set(scheduler._leaving.values())
+    if scheduler._flight is not None:
+        leaving |= {request for request, _ in scheduler._flight.saves.values() if request.is_finished}
+    assert kept._coming.keys() <= leaving, "a context is coming that nobody saves"
+    for one in kept._coming.values():
+        assert one.taker is None or (one.taker not in scheduler._runnable and not one.taker.is_finished)
 
 
 def _check_cores(kernel: Kernel, tasks: list[Task]) -> None:

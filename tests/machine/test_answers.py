@@ -35,6 +35,7 @@ def answers() -> dict[str, dict]:
     machine = Machine.of_three()
     peer, operator = machine.agent("a"), machine.operator()
     found = {"sys.hello": peer.reply(1)}
+    under_way = peer.call("llm.generate", prompt="hello", max_tokens=3)
     calls = {
         "sys.info": peer.call("sys.info"),
         "sys.stat": peer.call("sys.stat"),
@@ -47,6 +48,8 @@ def answers() -> dict[str, dict]:
         "llm.tokenize": peer.call("llm.tokenize", text="ab"),
         "llm.detokenize": peer.call("llm.detokenize", tokens=[1]),
         "llm.cancel": peer.call("llm.cancel", call=99),
+        "sys.slots": peer.call("sys.slots"),
+        "llm.status": peer.call("llm.status", call=under_way),
         "proc.spawn": peer.call("proc.spawn", script="a.py"),
         "proc.exit": peer.call("proc.exit"),
         "proc.kill": peer.call("proc.kill", pid=peer.pid),

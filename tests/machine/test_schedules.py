@@ -11,7 +11,7 @@ from kernel.abi.calls import LlmGenerate
 from kernel.engine.base import Sampling
 from kernel.engine.fake import END, FakeEngine, next_token
 
-POLICIES = ("fcfs", "rr", "prio")
+POLICIES = ("fcfs", "mlfq", "rr", "prio")
 
 
 def alone(prompt: list[int], options: LlmGenerate) -> list[int]:

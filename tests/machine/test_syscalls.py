@@ -391,6 +391,61 @@ def cancelling_what_has_ended_is_no_error(machine):
     return peer, call
 
 
+@case("sys.slots")
+def anyone_may_see_who_holds_a_slot(machine):
+    peer = machine.agent()
+    peer.call("llm.generate", prompt="hello", **LONG)
+    machine.answer_asks()
+    call = peer.call("sys.slots")
+    ((bank,),) = (model["banks"] for model in peer.reply(call)["models"])
+    assert (bank["slots"], bank["held"]) == (2, [[0, peer.pid, 0, "read"]])
+    machine.step()
+    machine.step()
+    (model,) = peer.ask("sys.slots")["models"]
+    assert model["banks"][0]["held"][0][3] == "write"
+    return peer, call
+
+
+@case("llm.status")
+def a_request_says_where_it_stands(machine):
+    peer = machine.agent()
+    holders = [peer.call("llm.generate", prompt="hello", **LONG) for _ in range(2)]
+    waits = peer.call("llm.generate", prompt="hello", **LONG)
+    machine.answer_asks()
+    machine.step()
+    assert [peer.ask("llm.status", call=call)["position"] for call in (*holders, waits)] == [0, 0, 1]
+    call = peer.call("llm.status", call=waits)
+    assert peer.reply(call)["state"] == "queued"
+    assert peer.reply(call)["expected_wait_s"] is None
+    return peer, call
+
+
+@case("llm.status")
+def the_wait_is_expected_to_be_as_it_was(machine):
+    peer = machine.agent()
+    for _ in range(6):
+        peer.call("llm.generate", prompt="hello", max_tokens=2)
+        machine.run()
+    holders = [peer.call("llm.generate", prompt="hello", **LONG) for _ in range(2)]
+    waits = peer.call("llm.generate", prompt="hello", **LONG)
+    machine.answer_asks()
+    machine.step()
+    assert peer.ask("llm.status", call=holders[0])["expected_wait_s"] == 0
+    call = peer.call("llm.status", call=waits)
+    assert peer.reply(call)["expected_wait_s"] > 0
+    return peer, call
+
+
+@case("llm.status")
+def a_request_that_has_ended_or_is_anothers_is_gone(machine):
+    peer, other = machine.agent(), machine.agent()
+    own = other.call("llm.generate", prompt="hello", **LONG)
+    machine.step()
+    call = peer.call("llm.status", call=own)
+    assert peer.reply(call) == {"state": "gone"}
+    return peer, call
+
+
 @case("llm.tokenize")
 def text_becomes_tokens(machine):
     peer = machine.agent()
@@ -461,6 +516,21 @@ def bytes_that_are_no_whole_tokens_have_no_text(machine):
 def bytes_with_a_token_outside_the_vocabulary_have_no_text(machine):
     peer = machine.agent()
     return peer, peer.call("llm.detokenize", tokens=b"\1\0\0\0\xff\xff\xff\xff")
+
+
+@case("llm.detokenize")
+def tokens_become_pieces(machine):
+    peer = machine.agent()
+    call = peer.call("llm.detokenize", tokens=[1, 2], pieces=True)
+    machine.answer_asks()
+    assert peer.reply(call) == {"text": '!"', "pieces": [b"!", b'"']}
+    return peer, call
+
+
+@case("llm.detokenize", "EINVAL")
+def the_pieces_of_too_many_tokens_are_not_told(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.detokenize", tokens=b"\1\0\0\0" * 2049, pieces=True)
 
 
 @case("llm.tokenize", "ENOENT")

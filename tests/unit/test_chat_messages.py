@@ -7,7 +7,7 @@ import json
 import pytest
 from test_chat_harness import tool
 
-from agentix.chat.choice import choose, schema_of_answer
+from agentix.chat.choice import choose, constraint_of
 from agentix.chat.messages import normalise, tool_list
 from agentix.chat.turn import Turn
 from agentix.errors import InvalidValue
@@ -169,27 +169,32 @@ def test_a_choice_that_cannot_be_is_refused(tools, choice, text):
 
 
 def test_a_forced_call_is_a_schema_of_the_whole_answer():
-    schema = json.loads(schema_of_answer(TOOLS[:1], "llama3"))
+    schema = json.loads(constraint_of(TOOLS[:1], "llama3")["json_schema"])
     assert schema["properties"]["name"] == {"const": "f"}
     assert schema["properties"]["parameters"]["properties"] == {"a": {"type": "string"}}
-    both = json.loads(schema_of_answer(TOOLS, "json"))["anyOf"]
+    both = json.loads(constraint_of(TOOLS, "json")["json_schema"])["anyOf"]
     assert [one["required"] for one in both] == [["name", "arguments"]] * 2
 
 
 def test_references_inside_a_tool_hold_at_their_new_place():
     parameters = {"$defs": {"p": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/p"}}}
     tools = tool_list([{"function": {"name": "f", "parameters": parameters}}, tool("g")])
-    one = json.loads(schema_of_answer(tools[:1], "json"))["properties"]["arguments"]
-    two = json.loads(schema_of_answer(tools, "json"))["anyOf"][0]["properties"]["arguments"]
+    one = json.loads(constraint_of(tools[:1], "json")["json_schema"])["properties"]["arguments"]
+    two = json.loads(constraint_of(tools, "json")["json_schema"])["anyOf"][0]["properties"]["arguments"]
     assert one["properties"]["a"]["$ref"] == "#/properties/arguments/$defs/p"
     assert two["properties"]["a"]["$ref"] == "#/anyOf/0/properties/arguments/$defs/p"
 
 
-def test_a_call_cannot_be_forced_where_an_answer_is_not_json():
-    with pytest.raises(
-        InvalidValue, match=r"chat format is 'hermes'; only json or llama3 can be made to call a tool"
-    ):
-        schema_of_answer(TOOLS, "hermes")
+def test_a_forced_call_stands_between_the_marks_of_its_format():
+    assert constraint_of(TOOLS, "hermes")["json_around"] == ["<tool_call>\n", "\n</tool_call>"]
+    forced = constraint_of(TOOLS[:1], "mistral")
+    assert forced["json_around"] == ["[TOOL_CALLS][", "]"]
+    assert json.loads(forced["json_schema"])["required"] == ["name", "arguments", "id"]
+
+
+def test_a_call_cannot_be_forced_where_it_is_no_json_object_between_marks():
+    with pytest.raises(InvalidValue, match="'qwen-xml'; models of the formats json, .* can be made to call a tool"):
+        constraint_of(TOOLS, "qwen-xml")
 
 
 def test_a_forced_call_and_a_grammar_are_too_much():

@@ -21,7 +21,7 @@ HERMES = {"chat_format": "hermes", "opens_reasoning": True}
 MODELS = [
     {"name": "bert", "chat_format": "", "embedding_width": 384},
     {"name": "llama", "chat_format": "llama3", "embedding_width": 0},
-    {"name": "qwen", "chat_format": "hermes", "embedding_width": 0},
+    {"name": "qwen", "chat_format": "qwen-xml", "embedding_width": 0},
     {"name": "cold", "chat_format": "", "embedding_width": 0},
 ]
 ROME = ToolCall("call00000", "get_time", '{"city": "Rome"}')
@@ -110,7 +110,8 @@ def test_a_forced_call_is_a_schema_where_the_format_allows_it(kernel, me):
     [
         (
             "qwen",
-            "tool_choice: this model's chat format is 'hermes'; only json or llama3 can be made to call a tool",
+            "tool_choice: this model's chat format is 'qwen-xml'; models of the formats json, hermes, llama3, mistral"
+            " can be made to call a tool",
         ),
         ("cold", "tool_choice: model 'cold' has no chat template, or is not loaded"),
     ],
@@ -172,7 +173,7 @@ def test_an_async_agent_chats_and_streams_the_same(kernel):
             found = [delta async for delta in deltas]
             assert found[:2] == [Reasoning("hm"), Content("So:")]
             assert deltas.reply.tool_calls == (ROME,)
-            with pytest.raises(InvalidValue, match="only json or llama3"):
+            with pytest.raises(InvalidValue, match="of the formats json, "):
                 await me.llm.chat_stream(USER, tools=TOOLS, tool_choice="required", model="qwen")
             kernel.on.pop("llm.generate")
             (await me.llm.chat_stream(USER)).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -118,6 +119,13 @@ def test_a_window_that_was_asked_for_may_take_more_than_the_default_share():
     fit = decide(model(), EngineOptions(window_tokens=24576), free)
     assert fit.window_tokens == 24576
     assert fit.kv_bytes > share.kv_bytes
+
+
+def test_slots_that_nobody_asked_for_are_halved_until_they_fit():
+    wanted = EngineOptions(slots=16, slot_tokens=2048)
+    with pytest.raises(EngineMemoryError, match="try --slots 10"):
+        decide(model(), wanted, host(5.5))
+    assert decide(model(), replace(wanted, may_shrink=True), host(5.5)).banks[0].slots == 8
 
 
 def test_the_budget_that_was_given_is_kept_to():

@@ -16,7 +16,15 @@ class Thing:
 
     def __init__(self, number: int, pid: int, priority: int) -> None:
         self.number = number
+        self.prompt_tokens, self.kv_tokens, self.generated_tokens = 64 * (1 + number % 5), 0, 0
         self.task = SimpleNamespace(pid=pid, priority=priority)
+
+    def work(self) -> None:
+        """A step's progress: a chunk of the prompt, or a token."""
+        if self.kv_tokens < self.prompt_tokens:
+            self.kv_tokens += 64
+        else:
+            self.generated_tokens += 1
 
     def __repr__(self) -> str:
         return f"{self.number} of {self.task.pid} at {self.task.priority}"
@@ -46,6 +54,7 @@ def test_a_choice_is_work_conserving_and_within_the_slots(name, acts, slots, qua
             assert len(set(chosen)) == len(chosen) == min(slots, len(present))
             assert set(chosen) <= set(present)
             for thing in chosen:
+                thing.work()
                 policy.charge(thing, 1)
             holding = chosen
     for thing in present:

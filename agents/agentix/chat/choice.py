@@ -50,15 +50,15 @@ def choose(tools: Tools, choice: ToolChoice) -> tuple[Tools, Tools]:
     return tools, forced
 
 
-def schema_of_answer(forced: Sequence[Mapping[str, Any]], chat_format: str) -> str:
-    """Return the JSON schema, as text, of an answer that calls one of these tools.
+def constraint_of(forced: Sequence[Mapping[str, Any]], chat_format: str) -> dict[str, Any]:
+    """Return the options json_schema and json_around of an answer that calls one of these tools, and says nothing else.
 
-    Raises InvalidValue for a format in which an answer that is a call is not JSON as a whole.
+    Raises InvalidValue for a format in which a call is not one JSON object between marks.
     """
     form = FORMATS.get(chat_format)
     if form is None or not form.arguments_key:
-        able = " or ".join(name for name, one in FORMATS.items() if one.arguments_key)
-        text = f"this model's chat format is {chat_format!r}; only {able} can be made to call a tool"
+        able = ", ".join(name for name, one in FORMATS.items() if one.arguments_key)
+        text = f"this model's chat format is {chat_format!r}; models of the formats {able} can be made to call a tool"
         raise InvalidValue(f"tool_choice: {text}")
     is_one = len(forced) == 1
     calls = []
@@ -66,15 +66,21 @@ def schema_of_answer(forced: Sequence[Mapping[str, Any]], chat_format: str) -> s
         function = tool["function"]
         where = f"properties/{form.arguments_key}"
         parameters = _moved(function["parameters"], where if is_one else f"anyOf/{index}/{where}")
+        properties = {"name": {"const": function["name"]}, form.arguments_key: parameters}
+        if form.id_pattern:
+            properties["id"] = {"type": "string", "pattern": form.id_pattern}
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": function["name"]}, form.arguments_key: parameters},
-                "required": ["name", form.arguments_key],
+                "properties": properties,
+                "required": list(properties),
                 "additionalProperties": False,
             }
         )
-    return json.dumps(calls[0] if is_one else {"anyOf": calls})
+    options: dict[str, Any] = {"json_schema": json.dumps(calls[0] if is_one else {"anyOf": calls})}
+    if any(form.around):
+        options["json_around"] = list(form.around)
+    return options
 
 
 def _moved(schema: Any, where: str) -> Any:

@@ -21,7 +21,9 @@ class Format(NamedTuple):
     grammar: Grammar
     doc: str  # the models, and how they write
     takes_tools: bool = True
-    arguments_key: str = ""  # of a call that can be the whole answer, so that a JSON schema can force one
+    arguments_key: str = ""  # of a call that is an object, so that a JSON schema can force one
+    around: tuple[str, str] = ("", "")  # what stands before and after the one object of such an answer
+    id_pattern: str = ""  # what the id of a call looks like, where the model writes it
 
 
 FORMATS: dict[str, Format] = {
@@ -38,6 +40,8 @@ FORMATS: dict[str, Format] = {
     "hermes": Format(
         hermes.hermes,
         'Hermes, Qwen 2.5, QwQ, Qwen 3, Granite 4: `<tool_call>{"name", "arguments"}</tool_call>`',
+        arguments_key="arguments",
+        around=("<tool_call>\n", "\n</tool_call>"),
     ),
     "qwen-xml": Format(
         qwen_xml.qwen_xml,
@@ -48,7 +52,13 @@ FORMATS: dict[str, Format] = {
         'Llama 3.x: the answer is `{"name", "parameters"}`, or a call follows `<|python_tag|>`',
         arguments_key="parameters",
     ),
-    "mistral": Format(mistral.mistral, 'Mistral Nemo: `[TOOL_CALLS][{"name", "arguments", "id"}]`'),
+    "mistral": Format(
+        mistral.mistral,
+        'Mistral Nemo: `[TOOL_CALLS][{"name", "arguments", "id"}]`',
+        arguments_key="arguments",
+        around=("[TOOL_CALLS][", "]"),
+        id_pattern="^[a-zA-Z0-9]{9}$",
+    ),
     "mistral-args": Format(
         mistral.mistral, "later Mistral: `[TOOL_CALLS]f[ARGS]{...}`; reasoning in `[THINK]`"
     ),

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentix import calls
 from agentix.calls import Call, Reply
-from agentix.chat.choice import choose, schema_of_answer
+from agentix.chat.choice import choose, constraint_of
 from agentix.chat.formats import FORMATS
 from agentix.chat.messages import normalise, tool_list
 from agentix.chat.parser import Parser
@@ -85,7 +85,8 @@ class Turn:
                     raise InvalidValue(
                         f"tool_choice: model {model['name']!r} has no chat template, or is not loaded"
                     )
-                self._options["json_schema"] = schema_of_answer(self._forced, model["chat_format"])
+                self._options |= constraint_of(self._forced, model["chat_format"])
+                self._options["thinking"] = False  # nothing comes before the call
                 return
         raise NoSuchModel(f"there is no model {name!r}")
 
