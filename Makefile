@@ -2,6 +2,7 @@
 # make run     the demonstration; AGENTS SLOTS MODEL TURNS POLICY QUANTUM SEED REPORT change it
 # make test    the test suite
 # make bench   the benchmarks
+# make bench-peers   agentix beside llama-server and others, on the same load: an hour; PEERS=--quick
 # make prove   the property every figure rests on: the schedule never changes an agent's tokens
 # make fuzz    a million cases against the channel: ZMTP, msgpack, the schema; CASES changes the number
 # make lint    ruff
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 SETUP_SOURCES := $(addprefix kernel/engine/,install.py build.py buildgpu.py buildlog.py buildrun.py hostcpu.py)
 
 .DEFAULT_GOAL := setup
-.PHONY: setup run test bench prove fuzz lint clean
+.PHONY: setup run test bench bench-peers prove fuzz lint clean
 
 setup: $(VENV)/.ready
 
@@ -31,11 +32,21 @@ demo_options = $(foreach pair,$(DEMO),$(if $($(call variable,$(pair))),$(call op
 run: setup
 	@$(BIN)/agentix demo $(demo_options)
 
-test: setup
+test: $(VENV)/.clients
 	@$(BIN)/python -m pytest -q
+
+# The programs of others that the gateway is tested with.
+$(VENV)/.clients: $(VENV)/.ready
+	@$(PYTHON) kernel/engine/install.py $(VENV) clients
+	@touch $@
 
 bench: setup
 	@$(BIN)/python -m benchmarks
+
+# llama-cpp-python's own server needs more than agentix does.
+bench-peers: setup
+	@$(PYTHON) kernel/engine/install.py $(VENV) peers
+	@$(BIN)/python -m benchmarks.peers $(PEERS)
 
 prove: setup
 	@$(BIN)/python -m benchmarks.prove

@@ -107,9 +107,10 @@ def test_the_pure_core_does_no_input_or_output():
     pure = [
         "calls", "core", "cores", "dispatch", "effects", "events", "limits", "objects", "report", "states",
         "context/store", "ipc/mailbox", "memory/manager", "proc/governor", "proc/table", "sched/asks",
-        "sched/banks", "sched/fcfs", "sched/fields", "sched/flight", "sched/kept", "sched/policy",
+        "sched/banks", "sched/fcfs", "sched/fields", "sched/flight", "sched/kept", "sched/mlfq", "sched/policy",
         "sched/priority", "sched/queues", "sched/requests", "sched/round_robin", "sched/scheduler",
-        "sched/texts", "engine/base", "engine/calibration", "engine/chatformat", "engine/fit",
+        "sched/standing", "sched/texts", "sched/turns", "engine/base", "engine/calibration",
+        "engine/chatformat", "engine/fit",
         "engine/logprobs", "engine/text", "ipc/zmtp", "abi/calls", "abi/codec", "abi/descriptors",
         "abi/schema", "abi/shape",
     ]  # fmt: skip
@@ -148,6 +149,7 @@ def test_only_boot_and_the_loop_know_both_the_core_and_the_world():
         (
             "subprocess",
             {
+                "agents/agentix/cli/program.py",
                 "kernel/proc/launcher.py",
                 "kernel/engine/link.py",
                 "kernel/engine/build.py",
@@ -161,7 +163,14 @@ def test_only_boot_and_the_loop_know_both_the_core_and_the_world():
             },
         ),
         ("random", set()),
-        ("asyncio", {"agents/agentix/aio_client.py"}),
+        (
+            "asyncio",
+            {"agents/agentix/aio_client.py"}
+            | {
+                f"agents/agentix/gateway/{one}.py"
+                for one in ("__main__", "answers", "bodies", "operators", "server", "tasks", "work")
+            },
+        ),
     ],
 )
 def test_an_outside_thing_has_these_importers(package, files):
@@ -215,3 +224,14 @@ def test_a_module_is_short_and_says_what_it_is(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= MAX_LINES
     assert not lines or ast.get_docstring(tree_of(path)), "a module without a docstring"
+
+
+def test_what_serves_http_is_imported_by_the_gateway_alone():
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        files = shipped(package)
+        assert files, package
+        assert all(name.startswith("agents/agentix/gateway/") for name in files), files
+
+
+def test_rich_is_imported_by_commands_alone():
+    assert shipped("rich") == {"agents/agentix/cli/top.py"}

@@ -23,7 +23,10 @@ HELLO_S = 30.0
 
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
-    options = parser.parse_args(argv)
+    arguments, program = split_program(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(arguments)
+    if program:
+        options.function, options.is_operator, options.program = "program:run", False, program
     try:
         options.kernel = options.kernel or chosen_kernel()
         return int(run_command(options))
@@ -40,6 +43,20 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.FAILED
     print(f"agentix {options.command}: {text}", file=sys.stderr)
     return int(status)
+
+
+def split_program(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Cut `run [OPTIONS] -- PROGRAM ARGS` in two; a "--" behind a script is the script's."""
+    if arguments[:1] != ["run"] or "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    options = iter(arguments[1:at])
+    for option in options:
+        if not option.startswith("-"):
+            return arguments, []
+        if option in ("--name", "--priority", "--allow", "--kernel"):
+            next(options, None)
+    return [*arguments[:at], "-"], arguments[at + 1 :]
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -75,11 +92,17 @@ def make_parser() -> argparse.ArgumentParser:
 
     from agentix.cli.boot import add_kernel_options
 
-    command = add("up", "system:up", "run a kernel in the foreground; Ctrl-C ends it", False)
+    command = add("up", "up:up", "run a kernel in the foreground; Ctrl-C ends it", False)
     command.add_argument("--name", dest="kernel", metavar="NAME", help="the same as --kernel")
     add_kernel_options(command)
+    command.add_argument("--http", metavar="HOST:PORT", help="serve OpenAI's and Ollama's APIs there")
+    command.add_argument("--keys", metavar="FILE", help="TOML: who may call over HTTP, and how each is scheduled")
 
-    command = add("run", "tasks:run", "run a script as an agent and show what it prints")
+    command = add("gateway", "up:gateway", "serve OpenAI's and Ollama's APIs for a kernel that runs already")
+    command.add_argument("--http", required=True, metavar="HOST:PORT", help="port 0: any that is free")
+    command.add_argument("--keys", metavar="FILE", help="TOML: who may call, and how each is scheduled")
+
+    command = add("run", "tasks:run", "run a script as an agent, or `-- PROGRAM ARGS` with its model calls served")
     command.add_argument("--name", default="", help="of the agent; the script's if left out")
     command.add_argument("--priority", type=int, metavar="NICE", help="-20 first, 19 last")
     command.add_argument(
@@ -91,6 +114,17 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = add("ps", "tasks:ps", "list the agents and what they have used")
     command.add_argument("--json", action="store_true")
+
+    command = add("top", "top:top", "watch the agents at work; keys renice, pause and kill them")
+    command.add_argument("--once", action="store_true", help="print one picture and end")
+    command.add_argument("--json", action="store_true", help="print the figures once, for machines")
+    command.add_argument("--every", type=float, default=1.0, metavar="SECONDS")
+
+    command = add("chat", "chat:chat", "talk with a model in the terminal", False)
+    command.add_argument("--model", default="", metavar="NAME", help="one of `agentix info`'s; the first if left out")
+    command.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
+    command.add_argument("--temperature", type=float, default=0.8, metavar="N")
+    command.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="of an answer")
 
     command = add("kill", "tasks:kill", "send a signal to an agent")
     command.add_argument("pid", type=int, metavar="PID")

@@ -133,7 +133,8 @@ def become_kernel(options: argparse.Namespace, name: str) -> NoReturn:
 class ChildKernel:
     """A kernel of our own, for the time of a `with` block."""
 
-    def __init__(self, options: argparse.Namespace, name: str) -> None:
+    def __init__(self, options: argparse.Namespace, name: str, *, is_shown: bool = False) -> None:
+        """is_shown: what it prints goes to our own terminal."""
         self.name = name
         command = kernel_command(options, name)
         self._blamed = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed in __exit__
@@ -147,7 +148,7 @@ class ChildKernel:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=None if is_shown else subprocess.DEVNULL,
             stderr=self._blamed,  # its last line says why it ended
             process_group=0,  # Ctrl-C is ours: the agents end first
             preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours runs yet
@@ -165,6 +166,14 @@ class ChildKernel:
                 self._process.kill()
         self._process.wait()
         self._blamed.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def status(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.poll()
 
     def connect(self) -> Connection:
         """An operator's connection, once the model is loaded. Raises CommandError when the kernel gives up."""

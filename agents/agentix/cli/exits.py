@@ -33,7 +33,7 @@ MEANING = {
     Exit.FAILED: "an agent failed, or the kernel answered with an error",
     Exit.USAGE: "wrong arguments",
     Exit.KERNEL_RUNS: "a kernel of that name runs already",
-    Exit.ADDRESS_TAKEN: "something else has taken the kernel's address",
+    Exit.ADDRESS_TAKEN: "something else has taken the kernel's or the gateway's address",
     Exit.NO_MODEL: "the model is missing, unreadable or no GGUF file",
     Exit.NO_MEMORY: "too little memory",
     Exit.NO_LLAMA: "llama-cpp-python is missing or of an untested version",

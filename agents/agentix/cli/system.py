@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any
 
 from agentix import calls
-from agentix.cli.boot import become_kernel
 from agentix.cli.exits import CommandError, Exit
 from agentix.cli.table import pairs, table
 from agentix.cli.tasks import ANSWER_S, Process
@@ -23,10 +22,6 @@ MODEL_HEADINGS = (
     "MODEL", "STATE", "DESCRIPTION", "FAMILY", "EXACTNESS", "WINDOW", "SLOTS", "DEVICES", "REASON"
 )  # fmt: skip
 DOWN_S = 30.0  # for a kernel to end its agents and itself
-
-
-def up(options: argparse.Namespace) -> int:
-    become_kernel(options, options.kernel)
 
 
 def down(connection: Connection, _: argparse.Namespace) -> int:

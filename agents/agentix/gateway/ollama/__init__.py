@@ -1,0 +1,1 @@
+"""The API of Ollama: chat, generate, embed, and what tells of models."""

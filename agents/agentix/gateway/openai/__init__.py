@@ -1,0 +1,1 @@
+"""The API of OpenAI: chat and text completions, embeddings, models."""
