@@ -37,6 +37,9 @@ BARS = (  # the quick ones first
     "connections2000",
     "channel_attack",
     "request_attack",
+    "gateway_drops",
+    "gateway_attack",
+    "gateway_cost",
     "agents500",
     "sched_throughput",
 )
