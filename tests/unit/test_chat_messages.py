@@ -193,7 +193,7 @@ def test_a_forced_call_stands_between_the_marks_of_its_format():
 
 
 def test_a_call_cannot_be_forced_where_it_is_no_json_object_between_marks():
-    with pytest.raises(InvalidValue, match="'qwen-xml'; models of the formats json, .* can be made to call a tool"):
+    with pytest.raises(InvalidValue, match=r"'qwen-xml'; models of the formats json, .* can be made to call a tool"):
         constraint_of(TOOLS, "qwen-xml")
 
 
