@@ -66,7 +66,7 @@ class Stand:
                 banks.Feed(stream, self._lengths[slot] + turn, (400,))
                 for slot, stream in zip(slots, streams, strict=True)
             ]
-            self.bank._run(sorted(feeds), "all")
+            self.bank._run(sorted(feeds))
         taken = 1e3 * (time.perf_counter() - began) / STEPS
         for slot in slots:
             self.bank.restore(slot, self._states[slot], self._lengths[slot])

@@ -21,6 +21,7 @@ from kernel.engine.batch import Batch, Feed, Mapping, address_of
 from kernel.engine.cost import StepCosts
 from kernel.engine.kvstate import Layout, LayoutError
 from kernel.engine.placement import Unmoved, arrange
+from kernel.engine.prefill import Prompt, passes
 from kernel.engine.snapshot import HEADER_BYTES, SnapshotError
 
 PAD_TOKENS = 256  # llama.cpp rounds the cells that attention looks at up to this
@@ -42,11 +43,22 @@ class Traits:
     least_rows: int = 1
     row_step: int = 1
     can_move: bool = True  # a state that was restored goes on with the same bits
+    pass_chunks: int = 1  # whole chunks of prompts that have the same bits in one pass as each alone
 
     @property
     def spare_rows(self) -> int:
         """The most rows of no consequence that a pass may need."""
         return max(self.least_rows, self.row_step, 2) - 1  # 2: see FLASH_WHOLE_TOKENS
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """What rowsfile.py keeps."""
+        return self.least_rows, self.row_step, self.pass_chunks
+
+    @property
+    def prompts_may_meet(self) -> bool:
+        """Whether a pass may give the logits of several prompts: they are rows then, of its last layers."""
+        return self.least_rows == self.row_step == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class SlotBank:
         self._may_twin = may_twin(options, traits)
         self.streams = streams_of(slots, options, traits)
         cells = window_tokens + spare_tokens(options, traits)
-        tokens = max(CHUNK_TOKENS, self.streams + traits.spare_rows)
+        tokens = max(CHUNK_TOKENS * traits.pass_chunks, self.streams + traits.spare_rows)
         self._context = _make_context(model, self.streams, cells, tokens, options)
         if not self._context:
             raise EngineError(f"llama.cpp cannot make a context of {self.streams} x {window_tokens} tokens")
@@ -122,14 +134,58 @@ class SlotBank:
 
     def run_pass(self, feeds: Sequence[Feed]) -> np.ndarray:
         """Decode feeds for adjacent streams as they stand; return the logits of each token."""
-        self._run(feeds, "all")
+        self._run(feeds)
         return self._logits(sum(len(feed.tokens) for feed in feeds))
 
+    # -- prompts ------------------------------------------------------------------------------
+
+    def prefill(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], np.ndarray]]:
+        """Feed parts of prompts; yield those at whose end a token is drawn, and their logits, as decode does."""
+        may_meet = self._traits.prompts_may_meet
+        if may_meet and len(rows) > 1:
+            self._gather_new(rows)
+        streams = [self._stream[row.slot] for row in rows]
+        prompts = [
+            Prompt(stream, row.position, len(row.tokens)) for stream, row in zip(streams, rows, strict=True)
+        ]
+        for parts in passes(prompts, self._traits.pass_chunks, may_meet):
+            feeds, ended = [], []
+            for part in parts:
+                row = rows[part.row]
+                is_last = row.is_last and part.end == len(row.tokens)
+                tokens = row.tokens[part.begin : part.end]
+                wanted = 1 if is_last else 0
+                feeds.append(Feed(streams[part.row], row.position + part.begin, tokens, wanted))
+                if is_last:
+                    ended.append(row)
+            self._run(feeds)
+            self.passes += 1
+            if ended:
+                yield ended, self._logits(len(ended))
+
+    def _gather_new(self, rows: Sequence[Row]) -> None:
+        """Let contexts that hold nothing yet stand side by side, longest prompts first: it takes no copy."""
+        new = sorted((row for row in rows if not row.position), key=lambda row: -len(row.tokens))
+        free = [stream for stream in range(len(self._stream)) if not self._length(stream)]
+        runs: list[list[int]] = []
+        for stream in free:
+            if runs and stream == runs[-1][-1] + 1:
+                runs[-1].append(stream)
+            else:
+                runs.append([stream])
+        places = [stream for run in sorted(runs, key=len, reverse=True) for stream in run]
+        for row, target in zip(new, places, strict=False):
+            source = self._stream[row.slot]
+            if source != target:
+                other = self._stream.index(target)
+                self._stream[row.slot], self._stream[other] = target, source
+                self._arranged = None
+
     def chunk(self, row: Row) -> np.ndarray:
-        """Feed a part of a prompt; return logits of its last token, shape (1, vocab), or (0, vocab)."""
-        self._run([Feed(self._stream[row.slot], row.position, row.tokens)], "last" if row.is_last else "none")
-        self.passes += 1
-        return self._logits(1 if row.is_last else 0)
+        """Feed a part of a prompt in one pass; return logits of its last token, or none, as its is_last says."""
+        wanted = 1 if row.is_last else 0
+        self._run([Feed(self._stream[row.slot], row.position, row.tokens, wanted)])
+        return self._logits(wanted)
 
     def _arrange(self, by_slot: dict[int, Row]) -> tuple[tuple[int, ...], ...]:
         """Bring the decoding contexts together; return the slots of each pass."""
@@ -200,8 +256,8 @@ class SlotBank:
         longest = max(self._length(stream) for stream in range(end - len(streams), end))
         return range(end - len(streams), end + self._lacking(len(streams), longest))
 
-    def _run(self, feeds: Sequence[Feed], outputs: str) -> None:
-        self._batch.fill(feeds, outputs)
+    def _run(self, feeds: Sequence[Feed]) -> None:
+        self._batch.fill(feeds)
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status:
             shown = ", ".join(f"stream {feed.stream} at {feed.position}" for feed in feeds)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_TOKENS = 64  # prefill is cut at multiples of this from position 0, alone in its batch: see Row
+CHUNK_TOKENS = 64  # prefill is cut at multiples of this from position 0: see Row
+PASS_CHUNKS = 4  # of prompts that one pass computes at most, where the probe found that it changes no bit
 
 # What may be done with a model's contexts without changing a bit of what comes after: EngineInfo.exactness.
 EXACT = "exact"  # anything
@@ -74,9 +75,10 @@ class Opening:
 class Row:
     """Tokens to feed into one slot's sequence, from `position` on.
 
-    A prompt's tokens come in chunks that end at multiples of CHUNK_TOKENS and at the prompt's end, each decoded
-    alone; a generated token comes as a row of one, batched with other slots' rows. So the arithmetic that a token
-    meets never depends on its neighbours, and replaying a context in the same rows gives the same bits.
+    A prompt's tokens are computed in chunks that end at multiples of CHUNK_TOKENS and at the prompt's end, whichever
+    rows they come in: each alone, whole ones also beside each other where that changes no bit. A generated token
+    comes as a row of one, batched with other slots' rows. So the arithmetic that a token meets never depends on its
+    neighbours, and replaying a context with the same cuts gives the same bits.
     """
 
     slot: int

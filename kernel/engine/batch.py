@@ -24,6 +24,7 @@ class Feed(NamedTuple):
     stream: int
     position: int
     tokens: Sequence[int]
+    wanted: int | None = None  # of how many of the last tokens logits are wanted; None: of all
 
 
 class Batch:
@@ -46,18 +47,18 @@ class Batch:
             logits=ctypes.cast(self._wanted.ctypes.data, fields["logits"]),
         )
 
-    def fill(self, feeds: Sequence[Feed], outputs: str) -> None:
-        """Lay feeds out one after the other. outputs: whose logits are computed, "all", "last" or "none"."""
+    def fill(self, feeds: Sequence[Feed]) -> None:
+        """Lay feeds out one after the other."""
         used = 0
         for feed in feeds:
             end = used + len(feed.tokens)
             self._token[used:end] = feed.tokens
             self._position[used:end] = np.arange(feed.position, feed.position + len(feed.tokens))
             self._sequence[used:end] = feed.stream
+            self._wanted[used:end] = feed.wanted is None
+            if feed.wanted:
+                self._wanted[end - feed.wanted : end] = 1
             used = end
-        self._wanted[:used] = outputs == "all"
-        if outputs == "last":
-            self._wanted[used - 1] = 1
         self.struct.n_tokens = used
 
 

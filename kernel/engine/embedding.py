@@ -50,7 +50,7 @@ class EmbeddingContext:
             raise EngineError(f"a text of {len(tokens)} tokens: wanted 1 to {self._window}")
         if not self._is_encoder:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        self._batch.fill([Feed(0, 0, tokens)], "all")
+        self._batch.fill([Feed(0, 0, tokens)])
         run = llama_cpp.llama_encode if self._is_encoder else llama_cpp.llama_decode
         status = run(self._context, self._batch.struct)
         if status:

@@ -1,8 +1,8 @@
 """An engine without a model: the next token is a hash of all before it.
 
 Who uses it: the tests, in the kernel's own process or behind a real core process. What must hold: it is
-as strict as llama.cpp is trusting: a row at a wrong position, a chunk that is cut elsewhere, a save of
-another length or a restore of another context is an error here, so that no test passes by luck.
+as strict as llama.cpp is trusting: a row at a wrong position, a save of another length or a restore of
+another context is an error here, so that no test passes by luck.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 
 from kernel.engine import snapshot
 from kernel.engine.base import (
-    CHUNK_TOKENS,
     EXACT,
     Bank,
     EngineError,
@@ -168,9 +167,6 @@ class FakeEngine:
         refused: list[tuple[int, str]] = []
         for row in plan.decodes:
             assert len(row.tokens) == 1, f"a decode of {len(row.tokens)} tokens"
-        for row in plan.chunks:
-            last = row.position + len(row.tokens) - 1
-            assert row.position // CHUNK_TOKENS == last // CHUNK_TOKENS, f"a chunk up to {last}"
         for row in (*plan.decodes, *plan.chunks):
             if row.slot not in failed:
                 try:

@@ -1,6 +1,6 @@
 """What kind of model this is, as far as its contexts are concerned.
 
-Who calls it: probe.py in the core, inspect.py for people. What must hold: the kind comes from what llama.cpp
+Who calls it: probe.py in the core, inspect.py. What must hold: the kind comes from what llama.cpp
 says of the model, never from its name.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 
 import llama_cpp
+
+from kernel.engine.base import PASS_CHUNKS
 
 DENSE, MOE, WINDOW, RECURRENT, HYBRID, EMBEDDING = FAMILIES = (
     "dense",
@@ -36,6 +38,16 @@ def family_of(model: llama_cpp.llama_model_p) -> str:
 def has_experts(model: llama_cpp.llama_model_p) -> bool:
     """Whether some of its layers send each token to a few of many networks."""
     return int(metadata(model, f"{architecture(model)}.expert_count") or 0) > 0
+
+
+def most_chunks(model: llama_cpp.llama_model_p) -> int:
+    """Return how many whole chunks of prompts it is worth trying to decode in one pass.
+
+    A network of many has as many rows as the router sends it, which is the neighbours' doing; and a state is brought
+    forward by as many tokens as there are.
+    """
+    may_share = family_of(model) in (DENSE, WINDOW) and not has_experts(model)
+    return PASS_CHUNKS if may_share else 1
 
 
 def architecture(model: llama_cpp.llama_model_p) -> str:

@@ -23,16 +23,17 @@ MAX_LONG_SLOTS = 4  # of every bank but the first
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Bytes of work space that one context needs for batches of CHUNK_TOKENS rows."""
+    """Bytes of work space that one context needs for batches of batch_rows rows."""
 
     base_bytes: int
     bytes_per_token: float  # of the window
     bytes_per_stream: float = 0.0  # of the context's sequences
+    batch_rows: int = CHUNK_TOKENS
 
-    def size(self, window_tokens: int, streams: int, rows: int = CHUNK_TOKENS) -> int:
+    def size(self, window_tokens: int, streams: int, rows: int = 1) -> int:
         """Return the bytes for batches of so many rows over so many sequences of so many tokens."""
         grown = self.bytes_per_token * window_tokens + self.bytes_per_stream * streams
-        return math.ceil((self.base_bytes + grown) * max(1.0, rows / CHUNK_TOKENS))
+        return math.ceil((self.base_bytes + grown) * max(1.0, rows / self.batch_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class _Sizes:
         padded = _padded(window_tokens + self.spare_tokens)
         cells = padded * self.facts.kv_bytes_per_token + self.facts.state_bytes
         streams = self.streams(slots)
-        rows = padded if self.options.embedding else max(CHUNK_TOKENS, streams + 1)
+        rows = padded if self.options.embedding else streams + 1
         return streams * cells + self.work.size(padded, streams, rows)
 
     def longest(self, room_bytes: float) -> int:

@@ -129,20 +129,21 @@ def _measure_work(model: llama_cpp.llama_model_p) -> tuple[Work, Work]:
     It is the largest of several things, each linear in something, so the sum of their slopes is enough.
     """
     found = []
+    rows = CHUNK_TOKENS * family.most_chunks(model)
     for is_flash in (False, True):
         short, middle, long = (
-            _simulate(model, tokens, _FEW, is_flash)[1] for tokens in (_SHORT, _MIDDLE, _LONG)
+            _simulate(model, tokens, _FEW, is_flash, rows)[1] for tokens in (_SHORT, _MIDDLE, _LONG)
         )
         slope = max(0.0, (long - middle) / (_LONG - _MIDDLE))
-        several, many = (_simulate(model, _SHORT, streams, is_flash)[1] for streams in (_SEVERAL, _MANY))
+        several, many = (_simulate(model, _SHORT, streams, is_flash, rows)[1] for streams in (_SEVERAL, _MANY))
         each = max(0.0, (several - short) / (_SEVERAL - _FEW), (many - short) / (_MANY - _FEW))
-        found.append(Work(max(short, int(middle - slope * _MIDDLE)) - int(each * _FEW), slope, each))
+        found.append(Work(max(short, int(middle - slope * _MIDDLE)) - int(each * _FEW), slope, each, rows))
     plain, flash = found
     return (plain if plain.base_bytes else flash), (flash if flash.base_bytes else plain)  # 0: it has no such
 
 
 def _simulate(
-    model: llama_cpp.llama_model_p, window_tokens: int, streams: int, is_flash: bool
+    model: llama_cpp.llama_model_p, window_tokens: int, streams: int, is_flash: bool, rows: int = CHUNK_TOKENS
 ) -> tuple[int, int]:
     """Return (bytes of cells and states, bytes of work space) of a context, from llama.cpp's log.
 
@@ -152,7 +153,7 @@ def _simulate(
     options = llama_cpp.llama_context_default_params()
     options.n_ctx = streams * window_tokens
     options.n_seq_max = streams
-    options.n_batch = options.n_ubatch = CHUNK_TOKENS
+    options.n_batch = options.n_ubatch = rows
     options.flash_attn_type = int(is_flash)
     options.kv_unified = False
     options.swa_full = True

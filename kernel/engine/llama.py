@@ -23,6 +23,7 @@ from kernel.engine import calibrate, devices, family, fit, inspect, probe, rowsf
 from kernel.engine.bank import ContextOptions, SlotBank
 from kernel.engine.base import (
     EXACT,
+    PASS_CHUNKS,
     RECOMPUTE,
     WHOLE,
     Bank,
@@ -69,9 +70,10 @@ class LlamaEngine:
         known = rowsfile.read(options.choices, mode)
         verdict = probe.probe(self._make_probe_bank, self._traits, self._vocab_size, known)
         if known is None and verdict.exactness in (EXACT, WHOLE):
-            rowsfile.write(options.choices, mode, (self._traits.least_rows, self._traits.row_step))
+            rowsfile.write(options.choices, mode, self._traits.rows)
         if choice.is_fast:
             self._traits.least_rows = self._traits.row_step = 1
+            self._traits.pass_chunks = PASS_CHUNKS
         fitted = self._fit_again(facts, options, free)
         shapes = fitted.banks if verdict.exactness != RECOMPUTE else fitted.banks[:1]
         self._banks: list[SlotBank | None] = [None] * len(shapes)
@@ -159,13 +161,9 @@ class LlamaEngine:
         for number, rows in self._by_bank(row for row in plan.decodes if row.slot not in failed):
             for done, logits in self._bank(number).decode(rows):
                 sampled += self._draw(number, done, logits, refused)
-        for chunk in plan.chunks:
-            if chunk.slot not in failed:
-                number, local = self._place[chunk.slot]
-                row = replace(chunk, slot=local)
-                logits = self._bank(number).chunk(row)
-                if row.is_last:
-                    sampled += self._draw(number, [row], logits, refused)
+        for number, rows in self._by_bank(row for row in plan.chunks if row.slot not in failed):
+            for done, logits in self._bank(number).prefill(rows):
+                sampled += self._draw(number, done, logits, refused)
         return StepResult(
             number=plan.number,
             sampled=tuple(sampled),

@@ -18,12 +18,14 @@ from kernel.engine.base import (
     APPROXIMATE,
     CHUNK_TOKENS,
     EXACT,
+    PASS_CHUNKS,
     RECOMPUTE,
     WHOLE,
     EngineError,
     Row,
 )
 from kernel.engine.batch import Feed
+from kernel.engine.rowsfile import Rows
 from kernel.engine.snapshot import SnapshotError
 
 WINDOW_TOKENS = 256
@@ -52,20 +54,20 @@ def first_traits(model: llama_cpp.llama_model_p) -> Traits:
     # A router's matrix, and the small ones about a recurrent state, are F32 in quantised files too: they meet
     # a lone row with another kernel, which shows once in a hundred tokens.
     least_rows = 2 if family.has_experts(model) or not can_trim else 1
-    return Traits(layout, can_trim, is_windowed=has_window, least_rows=least_rows)
+    chunks = family.most_chunks(model)
+    return Traits(layout, can_trim, is_windowed=has_window, least_rows=least_rows, pass_chunks=chunks)
 
 
 def probe(
     make_bank: Callable[[Traits], SlotBank],
     traits: Traits,
     vocab: int,
-    known_rows: tuple[int, int] | None = None,
+    known_rows: Rows | None = None,
 ) -> Verdict:
     """Try a bank of MOST_ROWS slots and WINDOW_TOKENS; fill in `traits`.
 
-    known_rows: (least_rows, row_step) if they were found before, else they are tried, which takes longest.
-    A build whose kernels crash on this CPU dies here, before it serves. Raises EngineError when the model's
-    logits are not finite.
+    known_rows: if they were found before, else they are tried, which takes longest. A build whose kernels crash on
+    this CPU dies here, before it serves. Raises EngineError when the model's logits are not finite.
     """
     bank = make_bank(traits)
     try:
@@ -78,7 +80,7 @@ class _Probe:
     def __init__(self, bank: SlotBank, traits: Traits, vocab: int) -> None:
         self._bank, self._traits, self._vocab = bank, traits, vocab
 
-    def run(self, known_rows: tuple[int, int] | None) -> Verdict:
+    def run(self, known_rows: Rows | None) -> Verdict:
         sizes = []
         for start in range(0, _PROMPT_TOKENS, CHUNK_TOKENS):
             tokens = tuple(self._token(at) for at in range(start, start + CHUNK_TOKENS))
@@ -91,15 +93,19 @@ class _Probe:
         overhead = max(0, sizes[0] - per_token * CHUNK_TOKENS) + 4096
         return Verdict(self._traits, self._judge(self._bank.state(0), known_rows), per_token, overhead)
 
-    def _judge(self, state: np.ndarray, known_rows: tuple[int, int] | None) -> str:
+    def _judge(self, state: np.ndarray, known_rows: Rows | None) -> str:
         self._traits.layout = self._learn_layout(state)
         if self._traits.layout is None or not self._goes_on(state):
             self._traits.can_move = False
+            self._traits.pass_chunks = 1
             return RECOMPUTE
-        rows = known_rows or self._learn_rows(state)
-        if rows is None:
-            return APPROXIMATE
-        self._traits.least_rows, self._traits.row_step = max(rows[0], self._traits.least_rows), rows[1]
+        if known_rows is None:
+            rows = self._learn_rows(state)
+            if rows is None:
+                return APPROXIMATE
+            known_rows = (*rows, self._learn_chunks() if self._traits.pass_chunks > 1 else 1)
+        least, self._traits.row_step, self._traits.pass_chunks = known_rows
+        self._traits.least_rows = max(least, self._traits.least_rows)
         return EXACT if self._traits.can_trim else WHOLE
 
     def _learn_layout(self, state: np.ndarray) -> kvstate.Layout | None:
@@ -143,6 +149,25 @@ class _Probe:
             if all(is_same[rows] for rows in range(least, MOST_ROWS) if rows % step == 0):
                 return least, step
         return None
+
+    def _learn_chunks(self) -> int:
+        """Return how many whole chunks of a prompt have the same bits in one pass as each in its own."""
+        self._bank.clear(0)
+        tokens = tuple(self._token(at) for at in range(PASS_CHUNKS * CHUNK_TOKENS))
+        found = []
+        for start in range(0, len(tokens), CHUNK_TOKENS):
+            logits = self._bank.chunk(Row(0, start, tokens[start : start + CHUNK_TOKENS], True)).tobytes()
+            found.append((logits, self._bank.state(0).tobytes()))
+        for chunks in range(PASS_CHUNKS, 1, -1):
+            if all(self._together(tokens, count) == found[count - 1] for count in range(2, chunks + 1)):
+                return chunks
+        return 1
+
+    def _together(self, tokens: tuple[int, ...], chunks: int) -> tuple[bytes, bytes]:
+        """Return the bits that the first chunks have in one pass: of the last logits and of the state."""
+        self._bank.clear(0)
+        logits = self._bank.chunk(Row(0, 0, tokens[: chunks * CHUNK_TOKENS], True)).tobytes()
+        return logits, self._bank.state(0).tobytes()
 
     def _pass(self, state: np.ndarray, slots: Sequence[int], first: int) -> list[bytes]:
         """Return the bits of a token decoded in each of these slots, all after the same context."""

@@ -11,24 +11,29 @@ import os
 import tempfile
 from pathlib import Path
 
+from kernel.engine.base import PASS_CHUNKS
+
+Rows = tuple[int, int, int]  # least_rows, row_step, pass_chunks: see Traits
+
 
 def key(flash_attention: bool, extra_buffers: bool, gpu_layers: int) -> str:
     """Return what tells one way of running a model from another."""
     return f"flash {flash_attention:d}, repacked {extra_buffers:d}, on a GPU {gpu_layers}"
 
 
-def read(choices: str, wanted: str) -> tuple[int, int] | None:
-    """Return (least_rows, row_step) as found before; None when it was not."""
+def read(choices: str, wanted: str) -> Rows | None:
+    """Return what was found before; None when nothing was."""
     if not choices:
         return None
     try:
-        least, step = json.loads(_path(choices).read_bytes())[wanted]
+        least, step, chunks = json.loads(_path(choices).read_bytes())[wanted]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return (least, step) if least in (1, 2, 4, 8) and step in (1, 4) else None
+    is_known = least in (1, 2, 4, 8) and step in (1, 4) and chunks in range(1, PASS_CHUNKS + 1)
+    return (least, step, chunks) if is_known else None
 
 
-def write(choices: str, wanted: str, rows: tuple[int, int]) -> None:
+def write(choices: str, wanted: str, rows: Rows) -> None:
     """Keep what was found. A cache that cannot be written is no reason not to serve."""
     if not choices:
         return

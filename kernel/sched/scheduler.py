@@ -210,16 +210,21 @@ class Scheduler:
         self._settled(request)
 
     def _feed(self, working: Sequence[Request], flight: Flight) -> tuple[list[Row], list[Row]]:
-        """Return (decodes, chunks): the next tokens of each request, see Row for their cut."""
+        """Return (decodes, chunks): the next tokens of each request, see Row for their cut.
+
+        Prompts are fed in the policy's order, the first as much as a step takes: side by side all would end late.
+        """
         decodes: list[Row] = []
         chunks: list[Row] = []
+        left = self._chunks_per_step
         for request in working:
             slot, start = request.slot, request.kv_tokens
             assert slot is not None
-            end, is_chunk = next_row(request.turns, start, request.prompt_tokens)
-            if is_chunk and len(chunks) == self._chunks_per_step:
+            end, parts = next_row(request.turns, start, request.prompt_tokens, left)
+            if parts and not left:
                 continue
-            rows = chunks if is_chunk else decodes
+            left -= parts
+            rows = chunks if parts else decodes
             is_last = end == len(request.tokens)
             if is_last and slot not in self._opened:
                 self._opened.add(slot)
@@ -334,7 +339,8 @@ class Scheduler:
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
         if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
-            self._queues.charge(request, 1)
+            chunks = -(-end // CHUNK_TOKENS) - row.position // CHUNK_TOKENS
+            self._queues.charge(request, chunks)
 
     # -- contexts -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How the tokens of a context were fed: which rows they came in. The same rows give the same bits.
+"""How the tokens of a context were fed: where they were cut. The same cuts give the same bits.
 
 A context is a chain of turns, (prompt_end, fed_end) each: from the end of the last turn to prompt_end in chunks that
 end at multiples of CHUNK_TOKENS and at prompt_end, then one token at a time to fed_end. After the last turn come
@@ -17,13 +17,15 @@ Turn = tuple[int, int]
 Turns = tuple[Turn, ...]
 
 
-def next_row(turns: Turns, start: int, prompt_tokens: int) -> tuple[int, bool]:
-    """Return where the row that starts at `start` ends, and whether it is a chunk of a prompt."""
+def next_row(turns: Turns, start: int, prompt_tokens: int, most_chunks: int) -> tuple[int, int]:
+    """Return where the row that starts at `start` ends, and how many chunks of a prompt it has; 0: it is no prompt."""
     for prompt_end, fed_end in (*turns, (prompt_tokens, None)):
         if start < prompt_end:
-            return min(_after(start), prompt_end), True
+            first = start // CHUNK_TOKENS
+            end = min((first + max(1, most_chunks)) * CHUNK_TOKENS, prompt_end)
+            return end, -(-end // CHUNK_TOKENS) - first
         if fed_end is None or start < fed_end:
-            return start + 1, False
+            return start + 1, 0
     raise AssertionError("the last turn has no end")
 
 
@@ -54,7 +56,3 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     while at < size and one[at] == other[at]:
         at += 1
     return min(at, size)
-
-
-def _after(start: int) -> int:
-    return (start // CHUNK_TOKENS + 1) * CHUNK_TOKENS

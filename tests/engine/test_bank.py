@@ -13,7 +13,7 @@ import pytest
 from benchmarks.models import model_path
 from kernel.engine import bank as banks
 from kernel.engine.bank import ContextOptions, SlotBank
-from kernel.engine.base import CHUNK_TOKENS, Row
+from kernel.engine.base import CHUNK_TOKENS, PASS_CHUNKS, Row
 from kernel.engine.cost import StepCosts
 from kernel.engine.probe import MOST_ROWS, WINDOW_TOKENS, Verdict, first_traits, probe
 from kernel.engine.snapshot import SnapshotError
@@ -60,29 +60,25 @@ class Agent:
     def is_done(self) -> bool:
         return self.fed == len(self.tokens)
 
-    def row(self, slot: int) -> Row:
+    def row(self, slot: int, chunks: int) -> Row:
         if self.fed < self.prompt:
-            end = min(self.fed + CHUNK_TOKENS, self.prompt)
+            end = min((self.fed // CHUNK_TOKENS + chunks) * CHUNK_TOKENS, self.prompt)
         else:
             end = self.fed + 1
         return Row(slot, self.fed, tuple(self.tokens[self.fed : end]), end >= self.prompt)
 
-    def take(self, row: Row, logits: np.ndarray) -> None:
-        self.fed += len(row.tokens)
-        if row.is_last:
-            self.seen.append(logits.tobytes())
 
-
-def step(bank: SlotBank, agents: dict[int, Agent]) -> None:
-    """Feed each agent once: decodes together, chunks alone."""
-    rows = {slot: agent.row(slot) for slot, agent in agents.items()}
-    decodes = [row for slot, row in rows.items() if row.position >= agents[slot].prompt]
-    for done, logits in bank.decode(decodes) if decodes else ():
-        for row, values in zip(done, logits, strict=True):
-            agents[row.slot].take(row, values)
-    for slot, row in rows.items():
-        if row not in decodes:
-            agents[slot].take(row, bank.chunk(row))
+def step(bank: SlotBank, agents: dict[int, Agent], chunks: int = 1) -> None:
+    """Feed each agent once; of its prompt so many chunks."""
+    rows = [agent.row(slot, chunks) for slot, agent in agents.items()]
+    decodes = [row for row in rows if row.position >= agents[row.slot].prompt]
+    prompts = [row for row in rows if row not in decodes]
+    for feed, fed in ((bank.decode, decodes), (bank.prefill, prompts)):
+        for done, logits in feed(fed) if fed else ():
+            for row, values in zip(done, logits, strict=True):
+                agents[row.slot].seen.append(values.tobytes())
+    for row in rows:
+        agents[row.slot].fed += len(row.tokens)
 
 
 def alone(loaded: Loaded, agent: Agent) -> list[bytes]:
@@ -112,7 +108,8 @@ def test_random_company_holes_moves_and_banks_change_no_bit(loaded):
     while not all(agent.is_done for agent in agents):
         waiting = [slot for slot, agent in slots.items() if not agent.is_done]
         if waiting:
-            step(bank, {slot: slots[slot] for slot in chooser.sample(waiting, chooser.randint(1, len(waiting)))})
+            chosen = chooser.sample(waiting, chooser.randint(1, len(waiting)))
+            step(bank, {slot: slots[slot] for slot in chosen}, chunks=chooser.randint(1, 6))
         if waiting and chooser.random() < 0.3:  # park one
             slot = chooser.choice(waiting)
             if slots[slot].fed:
@@ -133,6 +130,26 @@ def test_random_company_holes_moves_and_banks_change_no_bit(loaded):
     other.close()
     for agent in agents:
         assert agent.seen == alone(loaded, agent), f"prompt of {agent.prompt}"
+
+
+def test_prompts_of_one_and_of_several_share_passes_and_no_bit_changes(loaded):
+    agents = [Agent(seed, prompt, prompt + 3, loaded.vocab) for seed, prompt in enumerate((64, 700, 64, 130, 64, 64))]
+    bank = loaded.bank(8)
+    step(bank, dict(zip((5, 0, 2, 7, 1, 3), agents, strict=True)), chunks=11)
+    chunks = sum(-(-agent.prompt // CHUNK_TOKENS) for agent in agents)
+    if loaded.traits.prompts_may_meet:
+        assert bank.passes == 6, "4 and 4 of 700, 2 of it beside 2 of 130, 4 prompts of 1, two ends"
+    elif loaded.traits.pass_chunks > 1:
+        assert bank.passes < chunks
+    while not all(agent.is_done for agent in agents):
+        step(bank, {slot: agent for slot, agent in zip((5, 0, 2, 7, 1, 3), agents, strict=True) if not agent.is_done})
+    bank.close()
+    for agent in agents:
+        assert agent.seen == alone(loaded, agent), f"prompt of {agent.prompt}"
+
+
+def test_whole_chunks_have_the_same_bits_in_one_pass(loaded):
+    assert loaded.traits.pass_chunks == PASS_CHUNKS
 
 
 def test_eight_scattered_contexts_need_one_pass(loaded):

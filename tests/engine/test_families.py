@@ -87,7 +87,7 @@ def test_parked_and_carried_to_other_places_a_context_goes_on_with_the_same_bits
         going = [slot for slot, agent in slots.items() if not agent.is_done]
         if going:
             chosen = chooser.sample(going, chooser.randint(1, len(going)))
-            step(bank, {slot: slots[slot] for slot in chosen})
+            step(bank, {slot: slots[slot] for slot in chosen}, chunks=chooser.randint(1, 4))
     bank.close()
     other.close()
     assert carried > 0

@@ -58,7 +58,7 @@ def test_banks_take_what_was_foreseen_and_never_more(shape, mode):
     fit = decide(facts, options, FreeMemory(2 << 30))
     for bank in fit.banks:
         streams = bank.slots + facts.spare_streams
-        actual = taken(path, streams, bank.window_tokens, mode == "on", max(64, streams + 1))
+        actual = taken(path, streams, bank.window_tokens, mode == "on", max(facts.work.batch_rows, streams + 1))
         assert 0.6 * bank.size_bytes < actual <= bank.size_bytes * 1.01
 
 

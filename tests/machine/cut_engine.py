@@ -1,7 +1,7 @@
-"""A fake engine whose tokens depend on the rows that a context was fed in, as a real one's bits do.
+"""A fake engine whose tokens depend on where what a context was fed was cut, as a real one's bits do.
 
-Who uses it: tests of kept contexts. A row that is cut elsewhere than another time, or a token that is decoded where a
-chunk was, gives other tokens from there on.
+Who uses it: tests of kept contexts. A chunk that is cut elsewhere than another time, or a token that is decoded where
+a chunk was, gives other tokens from there on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import machine as machines
 import pytest
 
 from kernel.engine import fake
-from kernel.engine.base import Restore, Row, Sampled, Sampling, Save, StepPlan, StepResult
+from kernel.engine.base import CHUNK_TOKENS, Restore, Row, Sampled, Sampling, Save, StepPlan, StepResult
 from kernel.engine.fake import FakeEngine
 
-Mark = tuple[int, bool]  # what the row began with, and whether it was a chunk
+Mark = tuple[int, bool]  # where the chunk or token began, and whether it was a chunk
 
 
 class CutEngine(FakeEngine):
@@ -30,7 +30,9 @@ class CutEngine(FakeEngine):
     def _feed(self, row: Row) -> list[Sampled]:
         marks = self._marks.setdefault(row.slot, [])
         del marks[row.position :]
-        marks += [(row.position, row.slot in self._chunked)] * len(row.tokens)
+        for at in range(row.position, row.position + len(row.tokens)):
+            begins = at == row.position or at % CHUNK_TOKENS == 0
+            marks.append((at, row.slot in self._chunked) if begins else marks[-1])
         CutEngine.current = marks
         return super()._feed(row)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,11 +10,11 @@ from kernel.sched.turns import common, next_row, shared_turns, usable
 
 
 def rows(turns: tuple[tuple[int, int], ...], prompt: int, end: int) -> list[tuple[int, int, bool]]:
-    """All rows up to a position."""
+    """All rows up to a position, of one chunk each."""
     made, start = [], 0
     while start < end:
-        stop, is_chunk = next_row(turns, start, prompt)
-        made.append((start, stop, is_chunk))
+        stop, chunks = next_row(turns, start, prompt, 1)
+        made.append((start, stop, bool(chunks)))
         start = stop
     return made
 
@@ -24,6 +25,27 @@ def test_a_prompt_is_fed_in_chunks_and_an_answer_token_by_token():
     answer = [(70, 71, False), (71, 72, False)]
     next_prompt = [(72, 128, True), (128, 130, True)]
     assert rows(((70, 72),), 130, 131) == [*prompt, *answer, *next_prompt, (130, 131, False)]
+
+
+@pytest.mark.parametrize(
+    ("start", "most", "expected"),
+    [
+        (0, 2, (128, 2)),
+        (10, 2, (128, 2)),
+        (64, 1, (128, 1)),
+        (128, 9, (300, 3)),
+        (0, 0, (64, 1)),
+        (300, 2, (301, 0)),
+    ],
+)
+def test_a_row_has_as_many_chunks_of_a_prompt_as_are_asked_for(start, most, expected):
+    assert next_row((), start, 300, most) == expected
+
+
+def test_a_row_of_many_chunks_ends_where_an_answer_of_before_begins():
+    assert next_row(((70, 90),), 0, 300, 4) == (70, 2)
+    assert next_row(((70, 90),), 90, 300, 4) == (300, 4)
+    assert next_row(((70, 90),), 90, 600, 4) == (320, 4)
 
 
 def test_an_answer_is_taken_whole_or_not_at_all():
