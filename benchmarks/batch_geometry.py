@@ -1,4 +1,4 @@
-"""What it costs where contexts stand: scattered, of different lengths, alone. On a bank, without the kernel.
+"""What it costs where contexts stand: scattered, of different lengths; and how prompts are cut. On a bank alone.
 
 llama.cpp computes a batch in passes over adjacent streams, and every row of a pass computes as many cells as
 the longest has. The steps of a bank, which moves, fills and parts, are measured beside the same rows handed to
@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import llama_cpp
 
@@ -19,14 +20,16 @@ from benchmarks.models import model_path
 from benchmarks.report import Row, at_most, only, percentile
 from kernel.engine import bank as banks
 from kernel.engine import probe
-from kernel.engine.bank import ContextOptions, SlotBank, Traits
+from kernel.engine.bank import SlotBank
 from kernel.engine.base import CHUNK_TOKENS
 from kernel.engine.base import Row as Feed
 from kernel.engine.cost import StepCosts
+from kernel.engine.traits import ContextOptions, Traits
 
 SLOTS, BUSY = 16, 8
 STEPS = 32  # a quantum: how long a set of contexts decodes before it changes
 SHORT, MIDDLE, LONG = 64, 256, 1500  # tokens of context
+PROMPT = 512
 WINDOW = 2048
 
 
@@ -92,6 +95,7 @@ def run(quick: bool) -> list[Row]:
         what = f"flash attention {'on' if flash else 'off'}"
         rows += _scattered(Stand(model, flash, [MIDDLE] * SLOTS, traits), rounds, what)
         rows += _mixed(Stand(model, flash, [SHORT] * (BUSY - 1) + [LONG], traits), rounds, what)
+        rows += _prompt(model, options, traits, rounds, what)
     return rows
 
 
@@ -124,6 +128,32 @@ def _mixed(stand: Stand, rounds: int, what: str) -> list[Row]:
     )
     stand.bank.close()
     return _rows(f"one of {LONG} tokens beside {BUSY - 1} of {SHORT}, {what}", "two batches apart", 1.1, times)
+
+
+def _prompt(
+    model: llama_cpp.llama_model_p, options: ContextOptions, traits: Traits, rounds: int, what: str
+) -> list[Row]:
+    """A prompt whose whole chunks share passes, as the probe allows, against each in a pass of its own."""
+    ways = [replace(traits, pass_chunks=chunks) for chunks in (1, traits.pass_chunks)]
+    several = [SlotBank(model, 1, WINDOW, options, way, StepCosts(1, 1)) for way in ways]
+
+    def read(bank: SlotBank) -> float:
+        bank.clear(0)
+        began = time.perf_counter()
+        for _ in bank.prefill([Feed(0, 0, tuple(range(300, 300 + PROMPT)), True)]):
+            pass
+        return 1e3 * (time.perf_counter() - began)
+
+    alone, ours = several
+    times = _in_turns(2 * rounds, alone=lambda: read(alone), ours=lambda: read(ours))
+    middle = {name: percentile(values, 0.5) for name, values in times.items()}
+    for bank in several:
+        bank.close()
+    text = f"a prompt of {PROMPT} tokens, {traits.pass_chunks} chunks a pass, {what}"
+    return [
+        only(text, f"{middle['ours']:.0f} ms, each alone {middle['alone']:.0f} ms"),
+        at_most(f"{text}: against each alone", middle["ours"] / middle["alone"], 1.0, "x"),
+    ]
 
 
 def _in_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]]:

@@ -67,9 +67,7 @@ def _measure(engine: LlamaEngine, size: int, decodes: bool) -> tuple[Cost, float
         engine.step(StepPlan(0, chunks=(chunk,)))
     prefill_ms = (time.monotonic() - began) * 1e3
     info, digest = engine.info, token_digest(tokens)
-    segment = Segment.create(
-        "bench", size * info.kv_bytes_per_token + info.snapshot_overhead_bytes, touch=True
-    )
+    segment = Segment.create("bench", size * info.kv_bytes_per_token + info.snapshot_overhead_bytes)
     engine.attach(1, segment.fd, segment.size_bytes)
     try:
         saves, restores, used = [], [], 0

@@ -139,7 +139,7 @@ class Rig:
             elif isinstance(effect, AskCore):
                 self._asks.append(effect)
             elif isinstance(effect, MakeSegment):
-                segment = Segment.create(f"rig-{effect.segment}", effect.size_bytes, touch=True)
+                segment = Segment.create(f"rig-{effect.segment}", effect.size_bytes)
                 self.segments[effect.segment] = segment
                 self.engine.attach(effect.segment, segment.fd, segment.size_bytes)
             elif isinstance(effect, DropSegment):

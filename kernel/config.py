@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from kernel.engine.base import EngineOptions
 
-DEFAULT_SLOTS = 16
-DEFAULT_PREFILL_TOKENS = 128
+DEFAULT_SLOTS = 24
+DEFAULT_PREFILL_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Config:
     models: tuple[ModelConfig, ...]  # the first is served before the kernel serves at all
     name: str = "main"  # of this kernel, when a user runs several
     keep_alive_s: float = 0.0  # a model that nobody asks anything for so long is unloaded; 0: never
-    slots: int | None = None  # short contexts resident in each model at once; None: as calibrated, or 16, or what fits
+    slots: int | None = None  # short contexts resident in each model at once; None: as calibrated, or 24, or what fits
     slot_tokens: int = 2048  # what counts as short: longer ones take slots of longer windows
     window_tokens: int = 0  # the longest context allowed; 0: the model's, as far as memory goes
     kv_bytes: int = 0  # of all resident contexts of a model; 0: a part of the free memory
@@ -40,7 +40,7 @@ class Config:
     flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
     policy: str = "mlfq"
     quantum_tokens: int = 32  # a time slice, where the policy has one
-    prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 128
+    prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 256
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
     log_bytes: int = 64 << 10  # kept of each task's output
 

@@ -67,7 +67,7 @@ class SampleProcesses:
 
 @dataclass(frozen=True, slots=True)
 class MakeSegment:
-    """Make a memfd of the kernel's, `is_touched` once so that its pages exist.
+    """Make a memfd of the kernel's.
 
     is_for_core: it is also handed to the LLM core of the model `core` (and to its successors); others to the
     process `owner`, a (pid, birth), when it asks on the side channel.

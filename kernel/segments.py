@@ -22,9 +22,9 @@ class Segments:
     def make(self, effect: MakeSegment) -> Segment:
         """Make a segment. Raises OSError.
 
-        An agent's gets its pages as the agent writes: it must not make the kernel zero them.
+        It gets its pages as its user writes: nobody is to make the kernel zero them.
         """
-        segment = Segment.create(f"agentix-{effect.segment}", effect.size_bytes, touch=effect.is_for_core)
+        segment = Segment.create(f"agentix-{effect.segment}", effect.size_bytes)
         self._made[effect.segment] = segment, effect
         return segment
 

@@ -27,17 +27,14 @@ class Segment:
         self.size_bytes = size_bytes
 
     @classmethod
-    def create(cls, name: str, size_bytes: int, touch: bool) -> Segment:
-        """Make a segment; `touch`: with its pages in memory already. Raises OSError.
+    def create(cls, name: str, size_bytes: int) -> Segment:
+        """Make a segment, whose pages come into being as they are written. Raises OSError.
 
-        Touching is fallocate: it makes zeroed pages without mapping them, three times as fast as any
-        write here. It is no test of free memory: Linux kills somebody before it says no.
+        It is no test of free memory: Linux kills somebody before it says no.
         """
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size_bytes)
-            if touch:
-                os.posix_fallocate(fd, 0, size_bytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SIZE_SEALS | fcntl.F_SEAL_SEAL)
         except BaseException:
             os.close(fd)

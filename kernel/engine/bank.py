@@ -11,63 +11,27 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import llama_cpp
 import numpy as np
 
 from kernel.engine.base import CHUNK_TOKENS, EngineError, Row
-from kernel.engine.batch import Batch, Feed, Mapping, address_of
+from kernel.engine.batch import Batch, Feed, address_of
 from kernel.engine.cost import StepCosts
-from kernel.engine.kvstate import Layout, LayoutError
+from kernel.engine.kvstate import LayoutError
 from kernel.engine.placement import Unmoved, arrange
 from kernel.engine.prefill import Prompt, passes
 from kernel.engine.snapshot import HEADER_BYTES, SnapshotError
+from kernel.engine.traits import (
+    FLASH_WHOLE_TOKENS,
+    ContextOptions,
+    Traits,
+    may_twin,
+    spare_tokens,
+    streams_of,
+)
 
 PAD_TOKENS = 256  # llama.cpp rounds the cells that attention looks at up to this
-# ggml splits the KV of a single flash-attention row among threads once its extent reaches 512.
-FLASH_WHOLE_TOKENS = 256
-
-
-@dataclass(slots=True)
-class Traits:
-    """What a model's contexts allow, found out by probe.py. The first guess is the most careful one.
-
-    llama.cpp multiplies one row, a few or many by other kernels, which sum in other orders. So a pass has at
-    least `least_rows` rows and a multiple of `row_step`, with rows of no consequence where it must.
-    """
-
-    layout: Layout | None  # of a sequence's state; None: not known, it only fits banks like its own
-    can_trim: bool  # whether the newest tokens of a sequence can be taken off again
-    is_windowed: bool  # a state comes back with cells missing: they are put back before
-    least_rows: int = 1
-    row_step: int = 1
-    can_move: bool = True  # a state that was restored goes on with the same bits
-    pass_chunks: int = 1  # whole chunks of prompts that have the same bits in one pass as each alone
-
-    @property
-    def spare_rows(self) -> int:
-        """The most rows of no consequence that a pass may need."""
-        return max(self.least_rows, self.row_step, 2) - 1  # 2: see FLASH_WHOLE_TOKENS
-
-    @property
-    def rows(self) -> tuple[int, int, int]:
-        """What rowsfile.py keeps."""
-        return self.least_rows, self.row_step, self.pass_chunks
-
-    @property
-    def prompts_may_meet(self) -> bool:
-        """Whether a pass may give the logits of several prompts: they are rows then, of its last layers."""
-        return self.least_rows == self.row_step == 1
-
-
-@dataclass(frozen=True, slots=True)
-class ContextOptions:
-    """What all contexts of a model have in common."""
-
-    threads: int
-    flash_attention: bool
-    on_device: bool = True  # KV cells lie where their layers are
 
 
 class SlotBank:
@@ -278,12 +242,10 @@ class SlotBank:
     def clear(self, slot: int) -> None:
         self._empty(self._stream[slot])
 
-    def save(self, slot: int, mapping: Mapping) -> int:
-        """Write a slot's state behind a segment's header; return its bytes, or 0 if it does not fit."""
-        room = mapping.size_bytes - HEADER_BYTES
-        return llama_cpp.llama_state_seq_get_data(
-            self._context, mapping.payload, room, self._stream[slot]
-        )
+    def save(self, slot: int, memory: np.ndarray) -> int:
+        """Write a slot's state behind a snapshot's header; return its bytes, or 0 if it does not fit."""
+        payload, room = address_of(memory, HEADER_BYTES), len(memory) - HEADER_BYTES
+        return llama_cpp.llama_state_seq_get_data(self._context, payload, room, self._stream[slot])
 
     def restore(self, slot: int, payload: np.ndarray, tokens: int) -> None:
         """Put a state, of any bank of this model, into a slot. Raises SnapshotError."""
@@ -369,26 +331,6 @@ class SlotBank:
 
     def _empty(self, stream: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, stream, -1, -1)
-
-
-def may_twin(options: ContextOptions, traits: Traits) -> bool:
-    """Whether a lone row's company may be tokens of its own; without flash attention they make another product."""
-    return options.flash_attention and traits.can_trim
-
-
-def spare_tokens(options: ContextOptions, traits: Traits) -> int:
-    """Return how many cells a stream needs beyond its window, for such company; one more is always there."""
-    return traits.spare_rows - 1 if may_twin(options, traits) else 0
-
-
-def streams_of(slots: int, options: ContextOptions, traits: Traits) -> int:
-    """Return how many streams a bank of so many slots has, so that every pass can be completed."""
-    if not traits.can_trim:
-        return slots + traits.spare_rows  # these stay empty, for nothing can be taken off others
-    if slots == 1 and may_twin(options, traits):
-        return 1
-    least = max(slots, traits.least_rows)
-    return -(-least // traits.row_step) * traits.row_step
 
 
 def _padded(tokens: int) -> int:

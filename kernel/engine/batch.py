@@ -1,19 +1,16 @@
-"""Memory that llama.cpp reads and writes: batches of tokens, and segments mapped into the core.
+"""Batches of tokens, in memory that llama.cpp reads.
 
-Who calls it: bank.py and llama.py. What must hold: the arrays live as long as the structures that point at
+Who calls it: bank.py and embedding.py. What must hold: the arrays live as long as the structures that point at
 them.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from kernel.engine import snapshot
 
 BYTES = ctypes.POINTER(ctypes.c_uint8)
 
@@ -60,23 +57,6 @@ class Batch:
                 self._wanted[end - feed.wanted : end] = 1
             used = end
         self.struct.n_tokens = used
-
-
-class Mapping:
-    """A segment in this process's memory, as numpy and as the pointer that llama.cpp wants.
-
-    Populated at once: a page fault for each 4 KiB of the first save costs more than the copy.
-    """
-
-    def __init__(self, fd: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self._map = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self.array = np.frombuffer(self._map, dtype=np.uint8)
-        self.payload = address_of(self.array, snapshot.HEADER_BYTES)
-
-    def close(self) -> None:
-        del self.array  # the map cannot close under a view
-        self._map.close()
 
 
 def address_of(array: np.ndarray, offset: int = 0) -> Any:

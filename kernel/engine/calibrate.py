@@ -26,7 +26,7 @@ from typing import Any
 import llama_cpp
 
 from kernel.engine import calibration, calibrationfile, family, probe
-from kernel.engine.bank import ContextOptions, SlotBank, Traits, prepare
+from kernel.engine.bank import SlotBank, prepare
 from kernel.engine.base import CHUNK_TOKENS, EngineError, EngineMemoryError, EngineOptions
 from kernel.engine.calibration import Choice, Measured
 from kernel.engine.calibrationbench import DEEPEST_TOKENS, STEPS, WINDOW_TOKENS, Bench
@@ -36,6 +36,7 @@ from kernel.engine.fit import FreeMemory, ModelFacts, decide
 from kernel.engine.hostcpu import read_cpu, usable_cores, usable_cpus
 from kernel.engine.inspect import gather
 from kernel.engine.modelfile import ModelFileError, resolve
+from kernel.engine.traits import ContextOptions, Traits
 
 BOOT_BUDGET_S = 3.0
 MODE_BUDGET_S = 10.0  # of a thorough measurement, for filling the contexts of one mode

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import llama_cpp
 
-from kernel.engine.bank import ContextOptions, SlotBank, Traits
+from kernel.engine.bank import SlotBank
 from kernel.engine.base import CHUNK_TOKENS, EngineError, Row
 from kernel.engine.calibration import Measured
 from kernel.engine.cost import StepCosts
 from kernel.engine.snapshot import SnapshotError
+from kernel.engine.traits import ContextOptions, Traits
 
 STEPS = 3  # of which the fastest counts
 WINDOW_TOKENS = 768

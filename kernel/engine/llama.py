@@ -20,7 +20,7 @@ import numpy as np
 
 from kernel.engine import bank as banks
 from kernel.engine import calibrate, devices, family, fit, inspect, probe, rowsfile, snapshot
-from kernel.engine.bank import ContextOptions, SlotBank
+from kernel.engine.bank import SlotBank
 from kernel.engine.base import (
     EXACT,
     PASS_CHUNKS,
@@ -38,11 +38,14 @@ from kernel.engine.base import (
     StepPlan,
     StepResult,
 )
-from kernel.engine.batch import Mapping
 from kernel.engine.cost import StepCosts
+from kernel.engine.parked import ParkedMemory
 from kernel.engine.sampler import Sampler
 from kernel.engine.samplestate import Drawing
 from kernel.engine.textside.client import TextSide
+from kernel.engine.traits import ContextOptions, Traits, spare_tokens, streams_of
+
+MOST_SCRATCH_BYTES = 32 << 20  # of memory kept to make snapshots in; larger ones are made where they stay
 
 
 class LlamaEngine:
@@ -80,7 +83,8 @@ class LlamaEngine:
         self._shapes = shapes
         self._place = [(number, slot) for number, bank in enumerate(shapes) for slot in range(bank.slots)]
         self._open_banks((0,))
-        self._segments: dict[int, Mapping] = {}
+        self._segments: dict[int, ParkedMemory] = {}
+        self._scratch = np.empty(0, np.uint8)
         self._drawings: dict[int, Drawing] = {}  # by slot
         self._openings: dict[int, Opening] = {}
         self._pieces: dict[bool, list[bytes | None]] = {
@@ -120,14 +124,14 @@ class LlamaEngine:
     # -- segments -----------------------------------------------------------------------------
 
     def attach(self, segment: int, fd: int, size_bytes: int) -> None:
-        """Map a segment of the kernel's; the descriptor stays the caller's."""
-        self._segments[segment] = Mapping(fd, size_bytes)
+        """Take a segment of the kernel's; the descriptor stays the caller's."""
+        self._segments[segment] = ParkedMemory(fd, size_bytes)
 
     def detach(self, segment: int) -> None:
-        """Unmap a segment; unknown ids are ignored, as after a core's restart."""
-        mapping = self._segments.pop(segment, None)
-        if mapping:
-            mapping.close()
+        """Give a segment up; unknown ids are ignored, as after a core's restart."""
+        parked = self._segments.pop(segment, None)
+        if parked:
+            parked.close()
 
     def embed(self, texts: list[list[int]]) -> list[bytes]:
         """Raise EngineError: see embedding.py for the models that do."""
@@ -225,21 +229,31 @@ class LlamaEngine:
 
     def _save(self, save: Save) -> int:
         number, local = self._place[save.slot]
-        bank, mapping = self._bank(number), self._segments[save.segment]
+        bank, parked = self._bank(number), self._segments[save.segment]
         held = bank.length(local)
         if held != save.tokens:
             raise RuntimeError(f"slot {save.slot} holds {held} tokens, the plan says {save.tokens}")
-        used = bank.save(local, mapping)
+        is_first = parked.is_fresh and parked.size_bytes <= MOST_SCRATCH_BYTES
+        memory = self._scratch_of(parked.size_bytes) if is_first else parked.array
+        used = bank.save(local, memory)
         if not used:
             raise RuntimeError(
                 f"slot {save.slot}: {save.tokens} tokens do not fit in segment {save.segment}"
-                f" of {mapping.size_bytes} bytes"
+                f" of {parked.size_bytes} bytes"
             )
-        return snapshot.seal(mapping.array, self._fingerprint, save.tokens, save.digest, used)
+        size_bytes = snapshot.seal(memory, self._fingerprint, save.tokens, save.digest, used)
+        if is_first:
+            parked.write(memory[:size_bytes])
+        return size_bytes
+
+    def _scratch_of(self, size_bytes: int) -> np.ndarray:
+        if len(self._scratch) < size_bytes:
+            self._scratch = np.empty(size_bytes, np.uint8)
+        return self._scratch[:size_bytes]
 
     def _restore(self, restore: Restore) -> None:
-        mapping = self._segments[restore.segment]
-        payload = snapshot.unseal(mapping.array, self._fingerprint, restore.tokens, restore.digest)
+        memory = self._segments[restore.segment].array
+        payload = snapshot.unseal(memory, self._fingerprint, restore.tokens, restore.digest)
         number, local = self._place[restore.slot]
         bank = self._bank(number)
         bank.restore(local, payload, restore.tokens)
@@ -270,8 +284,8 @@ class LlamaEngine:
             facts,
             replace(options, flash_attention=attention),
             free,
-            streams=lambda slots: banks.streams_of(slots, self._options, self._traits),
-            spare_tokens=banks.spare_tokens(self._options, self._traits),
+            streams=lambda slots: streams_of(slots, self._options, self._traits),
+            spare_tokens=spare_tokens(self._options, self._traits),
         )
 
     def _make_bank(self, shape: Bank) -> SlotBank:
@@ -279,7 +293,7 @@ class LlamaEngine:
             self._model, shape.slots, shape.window_tokens, self._options, self._traits, self._costs
         )
 
-    def _make_probe_bank(self, traits: banks.Traits) -> SlotBank:
+    def _make_probe_bank(self, traits: Traits) -> SlotBank:
         return SlotBank(
             self._model, probe.MOST_ROWS, probe.WINDOW_TOKENS, self._options, traits, self._costs
         )

@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 
 from kernel.engine import family, kvstate
-from kernel.engine.bank import SlotBank, Traits
+from kernel.engine.bank import SlotBank
 from kernel.engine.base import (
     APPROXIMATE,
     CHUNK_TOKENS,
@@ -27,6 +27,7 @@ from kernel.engine.base import (
 from kernel.engine.batch import Feed
 from kernel.engine.rowsfile import Rows
 from kernel.engine.snapshot import SnapshotError
+from kernel.engine.traits import Traits
 
 WINDOW_TOKENS = 256
 MOST_ROWS = 12  # of a pass that is tried: the widest that kernels for few rows are known to end at is 8

@@ -27,7 +27,7 @@ class PayloadRing:
     def create(cls, connection: int) -> PayloadRing:
         """Raises OSError."""
         each = ring_bytes(RING_BYTES)
-        segment = Segment.create(f"agentix-ring-{connection}", 2 * each, touch=False)
+        segment = Segment.create(f"agentix-ring-{connection}", 2 * each)
         return cls(segment, Consumer(segment, 0, RING_BYTES), Producer(segment, each, RING_BYTES))
 
     def take(self, position: int, length: int) -> bytes:

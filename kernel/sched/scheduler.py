@@ -26,7 +26,7 @@ from kernel.sched.flight import Flight, Totals, opening_of, token_digest
 from kernel.sched.kept import KeptContexts
 from kernel.sched.queues import BankQueues
 from kernel.sched.suspects import SuspectTurns
-from kernel.sched.turns import next_row
+from kernel.sched.turns import chunks_in, next_row
 from kernel.states import RequestState
 
 
@@ -210,10 +210,7 @@ class Scheduler:
         self._settled(request)
 
     def _feed(self, working: Sequence[Request], flight: Flight) -> tuple[list[Row], list[Row]]:
-        """Return (decodes, chunks): the next tokens of each request, see Row for their cut.
-
-        Prompts are fed in the policy's order, the first as much as a step takes: side by side all would end late.
-        """
+        """Return (decodes, chunks): each request's next tokens; prompts in the policy's order, not side by side."""
         decodes: list[Row] = []
         chunks: list[Row] = []
         left = self._chunks_per_step
@@ -339,8 +336,7 @@ class Scheduler:
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
         if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
-            chunks = -(-end // CHUNK_TOKENS) - row.position // CHUNK_TOKENS
-            self._queues.charge(request, chunks)
+            self._queues.charge(request, chunks_in(row.position, end))
 
     # -- contexts -----------------------------------------------------------------------------
 

@@ -21,12 +21,16 @@ def next_row(turns: Turns, start: int, prompt_tokens: int, most_chunks: int) -> 
     """Return where the row that starts at `start` ends, and how many chunks of a prompt it has; 0: it is no prompt."""
     for prompt_end, fed_end in (*turns, (prompt_tokens, None)):
         if start < prompt_end:
-            first = start // CHUNK_TOKENS
-            end = min((first + max(1, most_chunks)) * CHUNK_TOKENS, prompt_end)
-            return end, -(-end // CHUNK_TOKENS) - first
+            end = min((start // CHUNK_TOKENS + max(1, most_chunks)) * CHUNK_TOKENS, prompt_end)
+            return end, chunks_in(start, end)
         if fed_end is None or start < fed_end:
             return start + 1, 0
     raise AssertionError("the last turn has no end")
+
+
+def chunks_in(start: int, end: int) -> int:
+    """Return how many chunks the tokens [start, end) are, or are part of."""
+    return -(-end // CHUNK_TOKENS) - start // CHUNK_TOKENS
 
 
 def shared_turns(turns: Turns, shared: int) -> Turns:

@@ -12,11 +12,12 @@ import pytest
 
 from benchmarks.models import model_path
 from kernel.engine import bank as banks
-from kernel.engine.bank import ContextOptions, SlotBank
+from kernel.engine.bank import SlotBank
 from kernel.engine.base import CHUNK_TOKENS, PASS_CHUNKS, Row
 from kernel.engine.cost import StepCosts
 from kernel.engine.probe import MOST_ROWS, WINDOW_TOKENS, Verdict, first_traits, probe
 from kernel.engine.snapshot import SnapshotError
+from kernel.engine.traits import ContextOptions
 
 WINDOW = 1024
 

@@ -124,7 +124,7 @@ def test_the_real_model_says_what_it_is_and_answers_questions_about_text(model: 
 def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> None:
     prompt = tuple(range(5, 5 + CHUNK_TOKENS))
     fill = StepPlan(1, chunks=(Row(0, 0, prompt, True),), openings=(opening(),))
-    segment = Segment.create("test", 4 << 20, touch=True)
+    segment = Segment.create("test", 4 << 20)
     goes_on = []
     for is_first in (True, False):
         with core(model, engine=None) as llama:
@@ -180,7 +180,7 @@ def test_preflight_decodes_the_real_model_and_says_why_another_will_not_do(
 
 
 def test_segments_are_attached_and_detached_in_order_with_the_plans() -> None:
-    segments = [Segment.create("test", 4096, touch=True) for _ in range(20)]
+    segments = [Segment.create("test", 4096) for _ in range(20)]
     with core("plain") as plain:
         for number, segment in enumerate(segments):  # all before it is even ready
             plain.process.send((ATTACH, 5, segment.size_bytes), segment.fd)

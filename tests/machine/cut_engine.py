@@ -12,7 +12,16 @@ import machine as machines
 import pytest
 
 from kernel.engine import fake
-from kernel.engine.base import CHUNK_TOKENS, Restore, Row, Sampled, Sampling, Save, StepPlan, StepResult
+from kernel.engine.base import (
+    CHUNK_TOKENS,
+    Restore,
+    Row,
+    Sampled,
+    Sampling,
+    Save,
+    StepPlan,
+    StepResult,
+)
 from kernel.engine.fake import FakeEngine
 
 Mark = tuple[int, bool]  # where the chunk or token began, and whether it was a chunk

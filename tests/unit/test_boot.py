@@ -9,7 +9,7 @@ import pytest
 
 from kernel import boot
 from kernel.boot import Refused, core_command, name_of
-from kernel.config import DEFAULT_SLOTS, Config, ModelConfig, read_config
+from kernel.config import DEFAULT_PREFILL_TOKENS, DEFAULT_SLOTS, Config, ModelConfig, read_config
 from kernel.effects import StartCore
 from kernel.engine.base import EngineOptions
 
@@ -102,7 +102,7 @@ def test_a_core_is_told_the_options_of_its_model():
 def test_what_was_not_asked_for_is_as_calibrated_or_the_default():
     calibrated = replace(CHAT, slots=16, prefill_tokens=512)
     for config, model, slots, prefill in (
-        (Config((CHAT,)), CHAT, DEFAULT_SLOTS, 128),
+        (Config((CHAT,)), CHAT, DEFAULT_SLOTS, DEFAULT_PREFILL_TOKENS),
         (Config((CHAT,)), calibrated, 16, 512),
         (Config((CHAT,), slots=2, prefill_tokens=64), calibrated, 2, 64),
     ):

@@ -22,7 +22,7 @@ SHAPES = [(), (0,), (1,), (7,), (3, 5), (0, 4), (2, 1, 3), (1,) * 8]
 @contextmanager
 def mapped(size_bytes: int) -> Iterator[tuple[mmap.mmap, mmap.mmap]]:
     """Two mappings of one segment, as two processes have them; the second is read-only."""
-    segment = Segment.create("test", size_bytes, touch=False)
+    segment = Segment.create("test", size_bytes)
     ours, theirs = segment.map(), segment.map(writable=False)
     segment.close()
     try:

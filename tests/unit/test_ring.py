@@ -23,7 +23,7 @@ DEADLINE_S = 20.0
 
 @contextmanager
 def a_segment(size_bytes: int = EVERYTHING) -> Iterator[Segment]:
-    segment = Segment.create("test", size_bytes, touch=False)
+    segment = Segment.create("test", size_bytes)
     try:
         yield segment
     finally:
@@ -40,7 +40,7 @@ class Traffic(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.segment = Segment.create("test", EVERYTHING, touch=False)
+        self.segment = Segment.create("test", EVERYTHING)
         self.mapping = Mapping(self.segment.map())
         for offset in (0, EVERYTHING - 64):
             self.segment.write(offset, b"\xee" * 64)

@@ -25,7 +25,7 @@ class Owner:
         number = len(self.rows) + 1
         self.rows[call.body["name"]] = row = call.body | {"segment": number}
         if self.is_generous:
-            self.kernel.segments[number] = Segment.create("test", row["size_bytes"], touch=False)
+            self.kernel.segments[number] = Segment.create("test", row["size_bytes"])
         call.reply(row)
 
     def stat(self, call):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import resource
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def open_fds() -> int:
 
 
 def test_two_mappings_see_the_same_bytes_and_outlive_the_descriptor() -> None:
-    segment = Segment.create("test", 8192, touch=True)
+    segment = Segment.create("test", 8192)
     one, other = segment.map(), segment.map()
     segment.close()
     one[8191] = 7
@@ -33,23 +34,23 @@ def test_two_mappings_see_the_same_bytes_and_outlive_the_descriptor() -> None:
 
 
 def test_a_segment_cannot_be_resized_or_unsealed_by_whoever_holds_it() -> None:
-    segment = Segment.create("test", 4096, touch=False)
+    segment = Segment.create("test", 4096)
     for size in (0, 8192):
         with pytest.raises(PermissionError):
             os.ftruncate(segment.fd, size)
     segment.close()
 
 
-def test_a_touched_segment_has_its_pages_and_an_untouched_one_none() -> None:
-    touched, untouched = (Segment.create("test", 1 << 20, touch=touch) for touch in (True, False))
-    assert os.fstat(touched.fd).st_blocks * 512 == 1 << 20
-    assert os.fstat(untouched.fd).st_blocks == 0
-    touched.close()
-    untouched.close()
+def test_a_segment_has_no_pages_until_it_is_written() -> None:
+    segment = Segment.create("test", 1 << 20)
+    assert os.fstat(segment.fd).st_blocks == 0
+    segment.write(0, b"x")
+    assert os.fstat(segment.fd).st_blocks * 512 == mmap.PAGESIZE
+    segment.close()
 
 
 def test_closing_twice_closes_nobody_elses_descriptor() -> None:
-    segment = Segment.create("test", 4096, touch=False)
+    segment = Segment.create("test", 4096)
     segment.close()
     other = os.open("/dev/null", os.O_RDONLY)  # most likely the same number
     segment.close()
@@ -60,12 +61,12 @@ def test_closing_twice_closes_nobody_elses_descriptor() -> None:
 def test_a_size_that_no_file_has_is_an_error_that_leaves_nothing(size_bytes: int) -> None:
     before = open_fds()
     with pytest.raises((OSError, OverflowError)):
-        Segment.create("test", size_bytes, touch=True)
+        Segment.create("test", size_bytes)
     assert open_fds() == before
 
 
 def test_a_segment_handed_over_is_the_same_memory() -> None:
-    made = Segment.create("test", 8192, touch=False)
+    made = Segment.create("test", 8192)
     attached = Segment.attach(os.dup(made.fd))
     assert attached.size_bytes == 8192
     made.write(5000, b"hello")
@@ -101,7 +102,7 @@ def pipe_end() -> int:
         (lambda: os.memfd_create("test"), "not sealed"),
         (lambda: sealed_against(fcntl.F_SEAL_GROW), "not sealed"),
         (lambda: sealed_against(fcntl.F_SEAL_SHRINK), "not sealed"),
-        (lambda: Segment.create("test", 0, touch=False).fd, "empty"),
+        (lambda: Segment.create("test", 0).fd, "empty"),
     ],
     ids=["a pipe", "a device", "a path", "unsealed", "unsealable", "may shrink", "may grow", "empty"],
 )
@@ -114,7 +115,7 @@ def test_what_could_be_resized_is_refused_and_closed(make: Callable[[], int], wh
 
 
 def test_a_read_only_descriptor_shows_every_write_and_takes_none() -> None:
-    segment = Segment.create("test", 4096, touch=False)
+    segment = Segment.create("test", 4096)
     shown = Segment.attach(segment.open_read_only())
     segment.write(0, b"seen")
     assert shown.read(0, 4) == b"seen"
@@ -132,7 +133,7 @@ def test_a_read_only_descriptor_shows_every_write_and_takes_none() -> None:
 
 
 def test_a_read_only_descriptor_is_not_inherited() -> None:
-    segment = Segment.create("test", 4096, touch=False)
+    segment = Segment.create("test", 4096)
     fd = segment.open_read_only()
     assert not os.get_inheritable(fd)
     os.close(fd)
@@ -151,7 +152,7 @@ def test_a_process_that_nobody_may_look_into_opens_its_own_segment_read_only() -
                 os.setresuid(NOBODY, NOBODY, NOBODY)
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
             assert os.stat("/proc/self/fd").st_uid != os.getuid(), "not closed to its own user"
-            segment = Segment.create("test", 4096, touch=False)
+            segment = Segment.create("test", 4096)
             segment.write(0, b"mine")
             status = 0 if Segment.attach(segment.open_read_only()).read(0, 4) == b"mine" else 2
         finally:
@@ -166,7 +167,7 @@ MEMORIES = [lambda segment: segment, lambda segment: Mapping(segment.map())]
 def test_every_byte_inside_is_read_and_written_and_none_outside(
     memory_of: Callable[[Segment], Segment | Mapping],
 ) -> None:
-    segment = Segment.create("test", 10_000, touch=False)  # no multiple of a page
+    segment = Segment.create("test", 10_000)  # no multiple of a page
     memory = memory_of(segment)
     memory.write(0, bytes(range(250)) * 40)
     assert memory.read(0, 10_000) == bytes(range(250)) * 40
@@ -185,14 +186,14 @@ def test_every_byte_inside_is_read_and_written_and_none_outside(
 
 
 def test_a_read_that_comes_to_an_early_end_is_an_error() -> None:
-    segment = Segment.create("test", 4096, touch=False)
+    segment = Segment.create("test", 4096)
     with pytest.raises(OSError, match="ends at byte 4096"):
         Segment(segment.fd, 8192).read(4000, 1000)
     segment.close()
 
 
 def test_a_write_that_linux_cuts_short_goes_on_where_it_was_cut() -> None:
-    segment = Segment.create("test", 8192, touch=False)
+    segment = Segment.create("test", 8192)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # the rest is an error of its own: EFBIG
     try:
