@@ -18,7 +18,8 @@ NICE_PER_LEVEL = 5
 STEPS_PER_CHUNK = 2  # that a prompt is put back for each of its chunks: short ones go first, but not for ever
 PREFILL_SHARE = 4  # one slot in so many is for prompts while others want it: more of them would only wait in it
 STARVED_STEPS = 96  # off the model, after which a request has a claim to the slots of those that waited longest
-RESCUE_SHARE = 8  # one slot in so many is for these
+RESCUE_SHARE = 3  # one slot in so many is for these, if there are so many
+TURNS_PER_QUANTUM = 2  # of theirs: with a hundred waiting, short turns come soon and long ones after minutes
 
 
 class FeedbackQueues:
@@ -88,8 +89,9 @@ class FeedbackQueues:
         return chosen + spare[: slots - len(chosen)]
 
     def _rescue(self, most: int) -> None:
-        """Give the starved their turns of a quantum each, longest waiting first."""
-        for request in [one for one, had in self._rescued.items() if had >= self._quantum]:
+        """Give the starved their turns, longest waiting first."""
+        turn = max(1, self._quantum // TURNS_PER_QUANTUM)
+        for request in [one for one, had in self._rescued.items() if had >= turn]:
             del self._rescued[request]
         for request, since in self._waiting.items():
             if len(self._rescued) >= most or self._steps - since < STARVED_STEPS:
