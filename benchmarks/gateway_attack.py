@@ -155,8 +155,8 @@ def _left(before: Held, after: Held) -> list[Row]:
         was = before.descriptors[name]
         rows.append(must(f"descriptors of the {name}", number, f"<= {was}", number <= was))
     for name in ("gateway", "kernel"):
-        grown = (after.rss_bytes[name] - before.rss_bytes[name]) / 2**20
-        shown = f"{grown:+.1f} MiB of {after.rss_bytes[name] / 2**20:.0f}"
+        grown = (after.own_bytes[name] - before.own_bytes[name]) / 2**20
+        shown = f"{grown:+.1f} MiB of {after.own_bytes[name] / 2**20:.0f}"
         rows.append(must(f"memory of the {name}", shown, f"<= {MEMORY_BAR_MIB} MiB", grown <= MEMORY_BAR_MIB))
     return rows
 

@@ -159,7 +159,7 @@ def run(quick: bool) -> list[Row]:
     count = QUICK_REQUESTS if quick else REQUESTS
     with GatewayStand(model_path("default")) as stand:
         warm = Crowd(stand)
-        warm.run(max(LEAST_WARM, count // 10), seed=1)
+        warm.run(max(LEAST_WARM, count // 5), seed=1)
         before = settled(stand, None)
         crowd, began_s = Crowd(stand), time.monotonic()
         crowd.run(count, seed=2)
@@ -183,8 +183,8 @@ def run(quick: bool) -> list[Row]:
     for name, number in after.descriptors.items():
         was = before.descriptors[name]
         rows.append(must(f"descriptors of the {name}", number, f"<= {was}", number <= was))
-    for name, size in after.rss_bytes.items():
-        grown = (size - before.rss_bytes[name]) / 2**20
+    for name, size in after.own_bytes.items():
+        grown = (size - before.own_bytes[name]) / 2**20
         shown = f"{grown:+.1f} MiB of {size / 2**20:.0f}"
         rows.append(must(f"memory of the {name}", shown, f"<= {MEMORY_BAR_MIB} MiB", grown <= MEMORY_BAR_MIB))
     return rows

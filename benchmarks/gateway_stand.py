@@ -16,7 +16,7 @@ from typing import Any
 from agentix.cli.up import PRIORITY, SCRIPT
 from agentix.gateway import rundir
 from benchmarks.httpstream import Address
-from benchmarks.rss import rss_bytes
+from benchmarks.rss import own_bytes
 from benchmarks.stand import Stand, StandError
 
 SERVE_S, LOOK_S = 30.0, 0.1
@@ -31,7 +31,7 @@ class Held:
     lent_bytes: int  # of segments that hold parked contexts
     segments: int  # lent, or free for the next who parks
     descriptors: dict[str, int]  # by process: gateway, kernel, core; without those of segments
-    rss_bytes: dict[str, int]
+    own_bytes: dict[str, int]
 
 
 class GatewayStand(Stand):
@@ -89,7 +89,7 @@ class GatewayStand(Stand):
             lent_bytes=self.stat()["snapshot_bytes"],
             segments=links["kernel"].count(True),
             descriptors={name: found.count(False) for name, found in links.items()},
-            rss_bytes={name: rss_bytes(pid) for name, pid in pids.items()},
+            own_bytes={name: own_bytes(pid) for name, pid in pids.items()},
         )
 
 

@@ -19,6 +19,13 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
+def own_bytes(pid: int) -> int:
+    """Return the same without what it shares: segments of parked contexts are counted by themselves."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
+    return 1024 * sum(int(sizes[name].split()[0]) for name in ("RssAnon", "RssFile"))
+
+
 class Peak:
     """The most memory that a process takes from now on: Linux's mark, or samples if we may not reset it."""
 
