@@ -341,7 +341,8 @@ def test_nothing_is_left_when_the_core_is_killed(chatty: Asker, tmp_path: Path) 
         "import sys, time\n"
         "from kernel.engine.textside.client import TextSide\n"
         "side = TextSide(sys.argv[1])\n"
-        "side.ask('tokenize', {'text': 'a', 'with_special': False}, print)\n"
+        "told = lambda *answer: print(*answer, flush=True)\n"
+        "side.ask('tokenize', {'text': 'a', 'with_special': False}, told)\n"
         "print(side._child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
