@@ -135,6 +135,14 @@ def test_more_requests_than_a_key_may_have_are_told_when_to_come_again(served):
     served.until(lambda: is_idle(served), "all are gone")
 
 
+def test_one_request_for_more_answers_than_a_task_may_have_in_flight_is_refused_whole(served):
+    several = SHORT | {"prompt": ["a"] * 10, "n": 11}
+    got, answer = finish(served, PATH, several)
+    assert got == 429
+    assert json.loads(answer)["error"]["message"]
+    served.until(lambda: is_idle(served), "those that were accepted are gone")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [

@@ -75,8 +75,9 @@ class Work:
     async def replies(self) -> list[Reply]:
         """Wait for all replies. Raises AgentixError, or HungUp."""
         while not self.is_done:
-            if any(inflight.error for inflight in self.inflights):
-                break
+            for inflight in self.inflights:
+                if inflight.error:
+                    inflight.value()  # raises it: the others may be at work still
             await self.wait(None)
             if self.has_hung_up:
                 raise HungUp
