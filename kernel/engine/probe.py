@@ -159,10 +159,10 @@ class _Probe:
         for start in range(0, len(tokens), CHUNK_TOKENS):
             logits = self._bank.chunk(Row(0, start, tokens[start : start + CHUNK_TOKENS], True)).tobytes()
             found.append((logits, self._bank.state(0).tobytes()))
-        for chunks in range(PASS_CHUNKS, 1, -1):
-            if all(self._together(tokens, count) == found[count - 1] for count in range(2, chunks + 1)):
-                return chunks
-        return 1
+        chunks = 1
+        while chunks < PASS_CHUNKS and self._together(tokens, chunks + 1) == found[chunks]:
+            chunks += 1
+        return chunks
 
     def _together(self, tokens: tuple[int, ...], chunks: int) -> tuple[bytes, bytes]:
         """Return the bits that the first chunks have in one pass: of the last logits and of the state."""

@@ -16,7 +16,7 @@ FLASH_WHOLE_TOKENS = 256
 
 @dataclass(slots=True)
 class Traits:
-    """What a model's contexts allow, found out by probe.py. The first guess is the most careful one.
+    """What probe.py found out.
 
     llama.cpp multiplies one row, a few or many by other kernels, which sum in other orders. So a pass has at
     least `least_rows` rows and a multiple of `row_step`, with rows of no consequence where it must.
