@@ -159,7 +159,7 @@ def run(quick: bool) -> list[Row]:
     count = QUICK_REQUESTS if quick else REQUESTS
     with GatewayStand(model_path("default")) as stand:
         warm = Crowd(stand)
-        warm.run(max(LEAST_WARM, count // 5), seed=1)
+        warm.run(max(LEAST_WARM, count // 10), seed=1)
         before = settled(stand, None)
         crowd, began_s = Crowd(stand), time.monotonic()
         crowd.run(count, seed=2)
