@@ -30,6 +30,7 @@ SLOTS, BUSY = 16, 8
 STEPS = 32  # a quantum: how long a set of contexts decodes before it changes
 SHORT, MIDDLE, LONG = 64, 256, 1500  # tokens of context
 PROMPT = 512
+TALKS, SPOKEN, TURN = 4, 200, 65  # conversations, tokens of each so far, and new ones: the unfed last of before, and 64
 WINDOW = 2048
 
 
@@ -96,6 +97,7 @@ def run(quick: bool) -> list[Row]:
         rows += _scattered(Stand(model, flash, [MIDDLE] * SLOTS, traits), rounds, what)
         rows += _mixed(Stand(model, flash, [SHORT] * (BUSY - 1) + [LONG], traits), rounds, what)
         rows += _prompt(model, options, traits, rounds, what)
+        rows += _turns(Stand(model, flash, [SPOKEN] * TALKS, traits), rounds, what)
     return rows
 
 
@@ -153,6 +155,35 @@ def _prompt(
     return [
         only(text, f"{middle['ours']:.0f} ms, each alone {middle['alone']:.0f} ms"),
         at_most(f"{text}: against each alone", middle["ours"] / middle["alone"], 1.0, "x"),
+    ]
+
+
+def _turns(stand: Stand, rounds: int, what: str) -> list[Row]:
+    """New tokens of several conversations: first ones with a step's single tokens, the others cut from there on.
+
+    Beside it the same tokens cut at multiples of a chunk from where the context begins.
+    """
+    bank, cut = stand.bank, CHUNK_TOKENS - SPOKEN % CHUNK_TOKENS
+
+    def read(*sizes: int) -> float:
+        began, position = time.perf_counter(), SPOKEN
+        for size in sizes:
+            feeds = [Feed(slot, position, (400,) * size, True) for slot in range(TALKS)]
+            for _ in bank.decode(feeds) if size == 1 else bank.prefill(feeds):
+                pass
+            position += size
+        taken = 1e3 * (time.perf_counter() - began) / TALKS
+        for slot in range(TALKS):
+            bank.cut(slot, SPOKEN)
+        return taken
+
+    times = _in_turns(2 * rounds, ours=lambda: read(1, TURN - 1), fixed=lambda: read(cut, TURN - cut))
+    middle = {name: percentile(values, 0.5) for name, values in times.items()}
+    bank.close()
+    text = f"{TURN} new tokens after {SPOKEN}, {TALKS} conversations, {what}"
+    return [
+        only(text, f"{middle['ours']:.0f} ms each, cut at multiples of {CHUNK_TOKENS} {middle['fixed']:.0f} ms"),
+        at_most(f"{text}: against such cuts", middle["ours"] / middle["fixed"], 1.0, "x"),
     ]
 
 

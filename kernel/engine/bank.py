@@ -19,8 +19,8 @@ from kernel.engine.base import CHUNK_TOKENS, EngineError, Row
 from kernel.engine.batch import Batch, Feed, address_of
 from kernel.engine.cost import StepCosts
 from kernel.engine.kvstate import LayoutError
-from kernel.engine.placement import Unmoved, arrange
-from kernel.engine.prefill import Prompt, passes
+from kernel.engine.placement import Costs, Unmoved, arrange
+from kernel.engine.prefill import Prompt, passes, places
 from kernel.engine.snapshot import HEADER_BYTES, SnapshotError
 from kernel.engine.traits import (
     FLASH_WHOLE_TOKENS,
@@ -70,6 +70,10 @@ class SlotBank:
     def set_threads(self, threads: int) -> None:
         llama_cpp.llama_set_n_threads(self._context, threads, threads)
 
+    @property
+    def _move_costs(self) -> Costs:
+        return self._costs if self._traits.can_move else Unmoved(self._costs)
+
     # -- decoding -----------------------------------------------------------------------------
 
     def decode(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], np.ndarray]]:
@@ -105,14 +109,9 @@ class SlotBank:
 
     def prefill(self, rows: Sequence[Row]) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Feed parts of prompts; yield those at whose end a token is drawn, and their logits, as decode does."""
-        may_meet = self._traits.prompts_may_meet
-        if may_meet and len(rows) > 1:
-            self._gather_new(rows)
         streams = [self._stream[row.slot] for row in rows]
-        prompts = [
-            Prompt(stream, row.position, len(row.tokens)) for stream, row in zip(streams, rows, strict=True)
-        ]
-        for parts in passes(prompts, self._traits.pass_chunks, may_meet):
+        prompts = [Prompt(stream, len(row.tokens)) for stream, row in zip(streams, rows, strict=True)]
+        for parts in passes(prompts, self._traits.pass_chunks, self._traits.prompts_may_meet):
             feeds, ended = [], []
             for part in parts:
                 row = rows[part.row]
@@ -127,23 +126,24 @@ class SlotBank:
             if ended:
                 yield ended, self._logits(len(ended))
 
-    def _gather_new(self, rows: Sequence[Row]) -> None:
-        """Let contexts that hold nothing yet stand side by side, longest prompts first: it takes no copy."""
-        new = sorted((row for row in rows if not row.position), key=lambda row: -len(row.tokens))
-        free = [stream for stream in range(len(self._stream)) if not self._length(stream)]
-        runs: list[list[int]] = []
-        for stream in free:
-            if runs and stream == runs[-1][-1] + 1:
-                runs[-1].append(stream)
-            else:
-                runs.append([stream])
-        places = [stream for run in sorted(runs, key=len, reverse=True) for stream in run]
-        for row, target in zip(new, places, strict=False):
+    def gather(self, rows: Sequence[Row]) -> None:
+        """Let slots that hold nothing yet stand side by side, as rows of one length can meet in a pass then."""
+        by_length: dict[int, list[Row]] = {}
+        for row in rows:
+            if len(row.tokens) >= CHUNK_TOKENS and not self._length(self._stream[row.slot]):
+                by_length.setdefault(len(row.tokens), []).append(row)
+        several = sorted(by_length.values(), key=len, reverse=True)
+        if not self._traits.prompts_may_meet or not several or len(several[0]) == 1:
+            return
+        held = [self._length(stream) for stream in range(len(self._stream))]
+        moves, streams = places(len(several[0]), held, self._move_costs)
+        for source, target in moves:
+            self._exchange(source, target)
+        for row, target in zip((row for alike in several for row in alike), streams, strict=False):
             source = self._stream[row.slot]
-            if source != target:
-                other = self._stream.index(target)
-                self._stream[row.slot], self._stream[other] = target, source
-                self._arranged = None
+            other = self._stream.index(target)
+            self._stream[row.slot], self._stream[other] = target, source
+        self._arranged = None
 
     def chunk(self, row: Row) -> np.ndarray:
         """Feed a part of a prompt in one pass; return logits of its last token, or none, as its is_last says."""
@@ -163,10 +163,9 @@ class SlotBank:
         if self._arranged is not None and self._arranged[0] == situation:
             return self._arranged[1]
         spare = self.streams - len(self._stream)  # stays empty, for fillers
-        costs = self._costs if self._traits.can_move else Unmoved(self._costs)
         by_length = not self._options.flash_attention  # which skips the cells that are masked
         arrangement = arrange(
-            running, resident, self.streams - spare, self._traits.can_trim, costs, by_length
+            running, resident, self.streams - spare, self._traits.can_trim, self._move_costs, by_length
         )
         for source, target in arrangement.moves:
             self._exchange(source, target)

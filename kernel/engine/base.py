@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_TOKENS = 64  # prefill is cut at multiples of this from position 0: see Row
+CHUNK_TOKENS = 64  # prompts are cut at multiples of this from where they begin: see Row
 PASS_CHUNKS = 4  # of prompts that one pass computes at most, where the probe found that it changes no bit
 
 # What may be done with a model's contexts without changing a bit of what comes after: EngineInfo.exactness.
@@ -75,10 +75,11 @@ class Opening:
 class Row:
     """Tokens to feed into one slot's sequence, from `position` on.
 
-    A prompt's tokens are computed in chunks that end at multiples of CHUNK_TOKENS and at the prompt's end, whichever
-    rows they come in: each alone, whole ones also beside each other where that changes no bit. A generated token
+    A prompt comes in rows of whole chunks of CHUNK_TOKENS, counted from where what is new of it begins; the last row
+    has what is left over as well, and is shorter than a chunk only if the whole is. Chunks are computed each alone,
+    what is left over too, or several in one pass, of other prompts too, where that changes no bit. A generated token
     comes as a row of one, batched with other slots' rows. So the arithmetic that a token meets never depends on its
-    neighbours, and replaying a context with the same cuts gives the same bits.
+    neighbours, and replaying a context with the same cuts gives the same bits. See turns.py for the cuts.
     """
 
     slot: int

@@ -161,8 +161,9 @@ class FakeEngine:
         for opening in plan.openings:
             self._openings[opening.slot] = opening
             self._drawn[opening.slot] = []
-        slots = [row.slot for row in (*plan.decodes, *plan.chunks)]
-        assert len(slots) == len(set(slots)), f"a slot twice in one step: {sorted(slots)}"
+        for rows in (plan.decodes, plan.chunks):
+            slots = [row.slot for row in rows]
+            assert len(slots) == len(set(slots)), f"a slot twice in one step: {sorted(slots)}"
         sampled: list[Sampled] = []
         refused: list[tuple[int, str]] = []
         for row in plan.decodes:

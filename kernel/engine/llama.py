@@ -150,12 +150,16 @@ class LlamaEngine:
         for slot in plan.clears:
             self._clear(slot)
         self._open_banks(plan.banks)
+        for restore in plan.restores:
+            self._clear(restore.slot)
+        for number, rows in self._by_bank(plan.chunks):
+            self._bank(number).gather(rows)
         failed: dict[int, str] = {}
         for restore in plan.restores:
             try:
                 self._restore(restore)
             except snapshot.SnapshotError as error:
-                self._clear(restore.slot)
+                self._clear(restore.slot)  # llama.cpp may have taken some of it
                 failed[restore.slot] = str(error)
         switched = time.monotonic_ns()
         refused: dict[int, str] = {}

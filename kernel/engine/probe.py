@@ -34,6 +34,7 @@ MOST_ROWS = 12  # of a pass that is tried: the widest that kernels for few rows 
 _LONE_TRIES = 6
 _ROW_RULES = ((1, 1), (2, 1), (4, 4), (8, 4))  # (least_rows, row_step), the cheapest first
 _PROMPT_TOKENS = 2 * CHUNK_TOKENS
+_LEFT_OVER = CHUNK_TOKENS - 3  # of a prompt's last chunk: no multiple of what a kernel takes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +153,19 @@ class _Probe:
         return None
 
     def _learn_chunks(self) -> int:
-        """Return how many whole chunks of a prompt have the same bits in one pass as each in its own."""
-        self._bank.clear(0)
-        tokens = tuple(self._token(at) for at in range(PASS_CHUNKS * CHUNK_TOKENS))
-        found = []
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            logits = self._bank.chunk(Row(0, start, tokens[start : start + CHUNK_TOKENS], True)).tobytes()
-            found.append((logits, self._bank.state(0).tobytes()))
-        chunks = 1
-        while chunks < PASS_CHUNKS and self._together(tokens, chunks + 1) == found[chunks]:
-            chunks += 1
-        return chunks
+        """Return PASS_CHUNKS if chunks of a prompt have the same bits in any company of each other, else 1."""
+        last = CHUNK_TOKENS + _LEFT_OVER
+        apart, together = (CHUNK_TOKENS, CHUNK_TOKENS, last), (2 * CHUNK_TOKENS + last,)
+        return PASS_CHUNKS if self._cut(apart) == self._cut(together) else 1
 
-    def _together(self, tokens: tuple[int, ...], chunks: int) -> tuple[bytes, bytes]:
-        """Return the bits that the first chunks have in one pass: of the last logits and of the state."""
+    def _cut(self, passes: Sequence[int]) -> tuple[bytes, bytes]:
+        """Return the bits that a prompt has in passes of so many tokens: of its last logits and of its state."""
         self._bank.clear(0)
-        logits = self._bank.chunk(Row(0, 0, tokens[: chunks * CHUNK_TOKENS], True)).tobytes()
+        logits, at = b"", 0
+        for size in passes:
+            tokens = tuple(self._token(at + further) for further in range(size))
+            logits = self._bank.chunk(Row(0, at, tokens, True)).tobytes()
+            at += size
         return logits, self._bank.state(0).tobytes()
 
     def _pass(self, state: np.ndarray, slots: Sequence[int], first: int) -> list[bytes]:

@@ -29,7 +29,7 @@ def read(choices: str, wanted: str) -> Rows | None:
         least, step, chunks = json.loads(_path(choices).read_bytes())[wanted]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    is_known = least in (1, 2, 4, 8) and step in (1, 4) and chunks in range(1, PASS_CHUNKS + 1)
+    is_known = least in (1, 2, 4, 8) and step in (1, 4) and chunks in (1, PASS_CHUNKS)
     return (least, step, chunks) if is_known else None
 
 
@@ -53,4 +53,4 @@ def write(choices: str, wanted: str, rows: Rows) -> None:
 
 
 def _path(choices: str) -> Path:
-    return Path(choices).with_suffix(".rows.json")
+    return Path(choices).with_suffix(".passes.json")

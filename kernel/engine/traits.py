@@ -28,7 +28,7 @@ class Traits:
     least_rows: int = 1
     row_step: int = 1
     can_move: bool = True  # a state that was restored goes on with the same bits
-    pass_chunks: int = 1  # whole chunks of prompts that have the same bits in one pass as each alone
+    pass_chunks: int = 1  # of prompts that have the same bits in one pass as each alone
 
     @property
     def spare_rows(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from dataclasses import dataclass, field
 
-from kernel.engine.base import Opening, Restore, Row, Save, StepResult
+from kernel.engine.base import Opening, Restore, Save, StepResult
 from kernel.objects import Request
 
 
@@ -50,7 +50,7 @@ class Flight:
     """The step that the core is working on: who is in it, and what its result will change."""
 
     number: int
-    rows: dict[int, tuple[Request, Row]] = field(default_factory=dict)  # by slot
+    rows: dict[int, tuple[Request, int]] = field(default_factory=dict)  # by slot; where it ends
     saves: dict[int, tuple[Request, Save]] = field(default_factory=dict)  # by segment
     restores: dict[int, tuple[Request, Restore]] = field(default_factory=dict)  # by slot
     openings: list[Opening] = field(default_factory=list)

@@ -92,7 +92,8 @@ class KeptContexts:
         best, keep = None, 0
         for one, size in shared:
             has_kv = one.snapshot is not None or (one.is_coming and one.taker is None)
-            length = usable(one.turns, size, request.turns) if has_kv else 0
+            fed = len(one.tokens)
+            length = usable(one.turns, fed, size, request.turns, len(tokens)) if has_kv else 0
             if length and length >= keep:
                 best, keep = one, length
         if best is None:

@@ -26,7 +26,7 @@ from kernel.sched.flight import Flight, Totals, opening_of, token_digest
 from kernel.sched.kept import KeptContexts
 from kernel.sched.queues import BankQueues
 from kernel.sched.suspects import SuspectTurns
-from kernel.sched.turns import chunks_in, next_row
+from kernel.sched.turns import chunks_in, step_rows
 from kernel.states import RequestState
 
 
@@ -215,22 +215,18 @@ class Scheduler:
         chunks: list[Row] = []
         left = self._chunks_per_step
         for request in working:
-            slot, start = request.slot, request.kv_tokens
+            slot, tokens = request.slot, request.tokens
             assert slot is not None
-            end, parts = next_row(request.turns, start, request.prompt_tokens, left)
-            if parts and not left:
-                continue
-            left -= parts
-            rows = chunks if parts else decodes
-            is_last = end == len(request.tokens)
-            if is_last and slot not in self._opened:
-                self._opened.add(slot)
-                flight.openings.append(opening_of(request))
-                if request.constraint is not None:
-                    self._gated.add(request.number)
-            row = Row(slot, start, tuple(request.tokens[start:end]), is_last)
-            rows.append(row)
-            flight.rows[slot] = (request, row)
+            for start, end, parts in step_rows(request.turns, request.kv_tokens, request.prompt_tokens, left):
+                left -= parts
+                is_last = end == len(tokens)
+                if is_last and slot not in self._opened:
+                    self._opened.add(slot)
+                    flight.openings.append(opening_of(request))
+                    if request.constraint is not None:
+                        self._gated.add(request.number)
+                (chunks if parts else decodes).append(Row(slot, start, tuple(tokens[start:end]), is_last))
+                flight.rows[slot] = (request, end)
         return decodes, chunks
 
     # -- results ------------------------------------------------------------------------------
@@ -263,11 +259,11 @@ class Scheduler:
                 self.totals.failed_restores += 1
                 self._drop_snapshot(request)
                 request.kv_tokens = 0  # the engine emptied the slot: prefill again, in place
-        for slot, (request, row) in flight.rows.items():
+        for slot, (request, end) in flight.rows.items():
             if slot not in failed and not request.is_finished:
-                self._count_row(request, row)
+                self._count_fed(request, end)
             elif self._leaving.get(slot) is request:
-                request.kv_tokens = 0 if slot in failed else row.position + len(row.tokens)
+                request.kv_tokens = 0 if slot in failed else end
         sampled = []
         for item in result.sampled:
             request, _ = flight.rows[item.slot]
@@ -325,18 +321,17 @@ class Scheduler:
         self.totals.restores += 1
         self.totals.switch_bytes += size_bytes
 
-    def _count_row(self, request: Request, row: Row) -> None:
-        end = row.position + len(row.tokens)
-        request.kv_tokens = end
+    def _count_fed(self, request: Request, end: int) -> None:
+        begin, request.kv_tokens = request.kv_tokens, end
         is_progress = end > request.fed_tokens
-        again = min(end, request.fed_tokens) - row.position
+        again = min(end, request.fed_tokens) - begin
         if again > 0:
             request.recomputed_tokens += again
             request.task.usage.recomputed_tokens += again
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
         if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
-            self._queues.charge(request, chunks_in(row.position, end))
+            self._queues.charge(request, chunks_in(begin, end))
 
     # -- contexts -----------------------------------------------------------------------------
 

@@ -13,11 +13,12 @@ import pytest
 from benchmarks.models import model_path
 from kernel.engine import bank as banks
 from kernel.engine.bank import SlotBank
-from kernel.engine.base import CHUNK_TOKENS, PASS_CHUNKS, Row
+from kernel.engine.base import PASS_CHUNKS, Row
 from kernel.engine.cost import StepCosts
 from kernel.engine.probe import MOST_ROWS, WINDOW_TOKENS, Verdict, first_traits, probe
 from kernel.engine.snapshot import SnapshotError
 from kernel.engine.traits import ContextOptions
+from kernel.sched.turns import chunks_in, step_rows
 
 WINDOW = 1024
 
@@ -61,23 +62,25 @@ class Agent:
     def is_done(self) -> bool:
         return self.fed == len(self.tokens)
 
-    def row(self, slot: int, chunks: int) -> Row:
-        if self.fed < self.prompt:
-            end = min((self.fed // CHUNK_TOKENS + chunks) * CHUNK_TOKENS, self.prompt)
-        else:
-            end = self.fed + 1
-        return Row(slot, self.fed, tuple(self.tokens[self.fed : end]), end >= self.prompt)
+    def rows(self, slot: int, chunks: int) -> list[Row]:
+        """What a step feeds of it, as the scheduler does."""
+        return [
+            Row(slot, start, tuple(self.tokens[start:end]), end >= self.prompt)
+            for start, end, _ in step_rows((), self.fed, self.prompt, chunks)
+        ]
 
 
 def step(bank: SlotBank, agents: dict[int, Agent], chunks: int = 1) -> None:
     """Feed each agent once; of its prompt so many chunks."""
-    rows = [agent.row(slot, chunks) for slot, agent in agents.items()]
-    decodes = [row for row in rows if row.position >= agents[row.slot].prompt]
-    prompts = [row for row in rows if row not in decodes]
-    for feed, fed in ((bank.decode, decodes), (bank.prefill, prompts)):
+    rows = [row for slot, agent in agents.items() for row in agent.rows(slot, chunks)]
+    alone = [row for row in rows if len(row.tokens) == 1]
+    prompts = [row for row in rows if len(row.tokens) > 1]
+    bank.gather(prompts)
+    for feed, fed in ((bank.decode, alone), (bank.prefill, prompts)):
         for done, logits in feed(fed) if fed else ():
             for row, values in zip(done, logits, strict=True):
-                agents[row.slot].seen.append(values.tobytes())
+                if row.is_last:
+                    agents[row.slot].seen.append(values.tobytes())
     for row in rows:
         agents[row.slot].fed += len(row.tokens)
 
@@ -137,11 +140,10 @@ def test_prompts_of_one_and_of_several_share_passes_and_no_bit_changes(loaded):
     agents = [Agent(seed, prompt, prompt + 3, loaded.vocab) for seed, prompt in enumerate((64, 700, 64, 130, 64, 64))]
     bank = loaded.bank(8)
     step(bank, dict(zip((5, 0, 2, 7, 1, 3), agents, strict=True)), chunks=11)
-    chunks = sum(-(-agent.prompt // CHUNK_TOKENS) for agent in agents)
     if loaded.traits.prompts_may_meet:
-        assert bank.passes == 6, "4 and 4 of 700, 2 of it beside 2 of 130, 4 prompts of 1, two ends"
+        assert bank.passes == 1 + 1 + 3 + 1, "first tokens, four prompts of one chunk, 700, 130"
     elif loaded.traits.pass_chunks > 1:
-        assert bank.passes < chunks
+        assert bank.passes < 1 + sum(chunks_in(0, agent.prompt) for agent in agents)
     while not all(agent.is_done for agent in agents):
         step(bank, {slot: agent for slot, agent in zip((5, 0, 2, 7, 1, 3), agents, strict=True) if not agent.is_done})
     bank.close()

@@ -1,7 +1,7 @@
 """A fake engine whose tokens depend on where what a context was fed was cut, as a real one's bits do.
 
-Who uses it: tests of kept contexts. A chunk that is cut elsewhere than another time, or a token that is decoded where
-a chunk was, gives other tokens from there on.
+Who uses it: tests of kept contexts. It is as choosy as all models together: some compute each chunk alone, and others
+have one kernel for a token alone, one for fewer rows than a chunk has, and one for more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from kernel.engine.base import (
     Sampled,
     Sampling,
     Save,
-    StepPlan,
-    StepResult,
 )
 from kernel.engine.fake import FakeEngine
 
-Mark = tuple[int, bool]  # where the chunk or token began, and whether it was a chunk
+SOME_ROWS = 4  # kernels take so many at once, and what is left over otherwise
+Mark = tuple[int, bool, bool]  # where its chunk begins, whether a kernel for many rows took it, and whether whole
 
 
 class CutEngine(FakeEngine):
@@ -32,16 +31,13 @@ class CutEngine(FakeEngine):
 
     saved: ClassVar[dict[int, list[Mark]]] = {}  # by segment: cores come and go, segments stay
 
-    def step(self, plan: StepPlan) -> StepResult:
-        self._chunked = {row.slot for row in plan.chunks}
-        return super().step(plan)
-
     def _feed(self, row: Row) -> list[Sampled]:
         marks = self._marks.setdefault(row.slot, [])
         del marks[row.position :]
-        for at in range(row.position, row.position + len(row.tokens)):
-            begins = at == row.position or at % CHUNK_TOKENS == 0
-            marks.append((at, row.slot in self._chunked) if begins else marks[-1])
+        size = len(row.tokens)
+        for at in range(size):
+            begin = row.position + at // CHUNK_TOKENS * CHUNK_TOKENS
+            marks.append((begin, size >= CHUNK_TOKENS, at < size // SOME_ROWS * SOME_ROWS))
         CutEngine.current = marks
         return super()._feed(row)
 

@@ -269,13 +269,13 @@ def test_a_model_that_has_served_and_cannot_be_loaded_again_is_tried_anew_for_th
 def test_contexts_that_the_next_core_has_no_room_for_end_with_the_reason():
     machine = Machine(window_tokens=512, slots=2)
     peer = machine.agent()
-    long = peer.call("llm.generate", tokens=[1] * 300, max_tokens=50, ignore_end=True)
+    long = peer.call("llm.generate", tokens=[1] * 400, max_tokens=50, ignore_end=True)
     short = peer.call("llm.generate", **GO_ON)
     machine.step()
     machine.core_dies()
     machine.core_up(window_tokens=256)
     assert peer.error(long) == "EIO"
-    assert "with a window of 256 tokens, this context is 300" in peer.end(long)[1]["text"]
+    assert "with a window of 256 tokens, this context is 400" in peer.end(long)[1]["text"]
     machine.run()
     assert peer.reply(short)["tokens"] == wanted()
 

@@ -18,12 +18,12 @@ def test_what_was_found_is_found_again_for_each_way_of_running(tmp_path: Path):
     rowsfile.write(choices, PLAIN, (1, 1, 4))
     assert rowsfile.read(choices, FLASH) == (4, 4, 1)
     assert rowsfile.read(choices, PLAIN) == (1, 1, 4)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.rows.json"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.passes.json"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"x": 1}', f'{{"{FLASH}": [0, 0]}}', f'{{"{FLASH}": 7}}'])
 def test_a_damaged_file_counts_as_absent(tmp_path: Path, text: str):
-    (tmp_path / "model.rows.json").write_text(text)
+    (tmp_path / "model.passes.json").write_text(text)
     assert rowsfile.read(str(tmp_path / "model.json"), FLASH) is None
 
 
