@@ -48,6 +48,7 @@ LOADS = {
 SHORT_REQUESTS = 1000  # of all rounds
 CAPACITY_SHARE = 0.7
 START_S = 30.0  # to start a server and warm it up
+WARM_TURNS_S = 90.0  # until conversations are as long as they will be: before that, memory for their KV is new
 
 Start = Callable[[Dialect, Address, str], Coroutine[Any, Any, Run]]
 
@@ -73,14 +74,14 @@ class Scale:
             bare=Length(least_s=120),
             many=Length(least_s=180, drain_s=300),
             few=Length(least_s=60),
-            turns=Length(warm_s=15, least_s=120),
+            turns=Length(warm_s=WARM_TURNS_S, least_s=120),
         )
 
     @classmethod
     def brief(cls, seconds: float) -> Scale:
         """Every run so long, and trials a third of it."""
         length = Length(least_s=seconds)
-        trial, turns = Length(least_s=seconds / 3), Length(warm_s=15, least_s=seconds)
+        trial, turns = Length(least_s=seconds / 3), Length(warm_s=WARM_TURNS_S, least_s=seconds)
         return cls(trial, length, length, Length(least_s=seconds, drain_s=300), length, turns)
 
     @classmethod
@@ -95,8 +96,8 @@ class Scale:
             "closed32": 2 * closed_s + self.bare.least_s + 3 * START_S,
             "closed128": self.many.least_s + 60 + START_S,
             "closed6": 2 * (self.few.least_s + START_S),
-            "turns": 2 * (self.turns.least_s + START_S),
-            "turns07": 2 * (self.turns.least_s + START_S),
+            "turns": 2 * (self.turns.warm_s + self.turns.least_s + START_S),
+            "turns07": 2 * (self.turns.warm_s + self.turns.least_s + START_S),
         }
         once = {"closed128": each["closed128"], "python": self.bare.least_s, "ollama": self.bare.least_s}
         total_s = sum(rounds * each.get(load, 0) + once.get(load, 0) for load in loads)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from kernel.context.store import SegmentStore
 from kernel.engine.base import (
-    CHUNK_TOKENS,
     RECOMPUTE,
     EngineInfo,
     Restore,
@@ -22,11 +21,12 @@ from kernel.engine.base import (
 )
 from kernel.limits import MAX_CORE_DEATHS
 from kernel.objects import KVSnapshot, Request, Task
+from kernel.sched.feeding import Feeding
 from kernel.sched.flight import Flight, Totals, opening_of, token_digest
 from kernel.sched.kept import KeptContexts
 from kernel.sched.queues import BankQueues
 from kernel.sched.suspects import SuspectTurns
-from kernel.sched.turns import chunks_in, step_rows
+from kernel.sched.turns import chunks_in
 from kernel.states import RequestState
 
 
@@ -43,7 +43,7 @@ class Scheduler:
     ) -> None:
         self.totals = Totals()
         self.info: EngineInfo | None = None  # None: no core is ready
-        self._chunks_per_step = max(1, prefill_tokens // CHUNK_TOKENS)
+        self._feeding = Feeding(prefill_tokens)
         self._store = store
         self._settled = settled
         self._runnable: dict[Request, None] = {}
@@ -210,15 +210,13 @@ class Scheduler:
         self._settled(request)
 
     def _feed(self, working: Sequence[Request], flight: Flight) -> tuple[list[Row], list[Row]]:
-        """Return (decodes, chunks): each request's next tokens; prompts in the policy's order, not side by side."""
+        """Return (decodes, chunks): what each request is fed in this step."""
         decodes: list[Row] = []
         chunks: list[Row] = []
-        left = self._chunks_per_step
-        for request in working:
+        for request, rows in self._feeding.choose(working, len(working) == len(self._runnable)):
             slot, tokens = request.slot, request.tokens
             assert slot is not None
-            for start, end, parts in step_rows(request.turns, request.kv_tokens, request.prompt_tokens, left):
-                left -= parts
+            for start, end, parts in rows:
                 is_last = end == len(tokens)
                 if is_last and slot not in self._opened:
                     self._opened.add(slot)

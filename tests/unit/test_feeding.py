@@ -1,0 +1,88 @@
+"""What a step feeds: prompts before others' next tokens while all have a slot, and nobody for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel.sched.feeding import Feeding
+
+
+@dataclass(eq=False)
+class Working:
+    """As much of a request as is fed."""
+
+    prompt_tokens: int
+    kv_tokens: int = 0
+    turns: tuple = ()
+    waited: int = field(default=0, compare=False)
+
+
+def step(feeding: Feeding, working: list[Working], is_everybody: bool = True) -> list[tuple[Working, int]]:
+    """Carry a step out; return who was fed, and how many chunks each."""
+    fed = feeding.choose(working, is_everybody)
+    for request, rows in fed:
+        assert rows[0][0] == request.kv_tokens
+        request.kv_tokens = rows[-1][1]
+    return [(request, rows[-1][2]) for request, rows in fed]
+
+
+def test_a_prompt_goes_before_the_next_tokens_of_others():
+    feeding, old, new = Feeding(256), Working(10, 10), Working(100)
+    assert step(feeding, [old, new]) == [(new, 1)]
+    assert step(feeding, [old, new]) == [(old, 0), (new, 0)]
+
+
+def test_no_more_of_prompts_comes_between_two_tokens_than_a_step_may_have():
+    feeding, old, new = Feeding(256), Working(10, 10), Working(1000)
+    assert [step(feeding, [old, new]) for _ in range(4)] == [
+        [(new, 4)],
+        [(old, 0)],
+        [(new, 4)],
+        [(old, 0)],
+    ]
+
+
+def test_short_prompts_that_come_one_after_another_are_counted_together():
+    feeding, old = Feeding(128), Working(10, 10)
+    several = [Working(50) for _ in range(3)]
+    assert step(feeding, [old, several[0]]) == [(several[0], 1)]
+    assert step(feeding, [old, *several[:2]]) == [(several[1], 1)]
+    assert step(feeding, [old, several[2]]) == [(old, 0)]
+    assert step(feeding, [old, several[2]]) == [(several[2], 1)]
+
+
+def test_while_others_wait_for_a_slot_a_step_does_both():
+    feeding, old, new = Feeding(256), Working(10, 10), Working(300)
+    assert step(feeding, [old, new], is_everybody=False) == [(old, 0), (new, 4)]
+
+
+def test_prompts_alone_are_read_without_a_break():
+    feeding, new = Feeding(64), Working(300)
+    assert [step(feeding, [new]) for _ in range(4)] == [[(new, 1)]] * 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 700), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from([1, 64, 256, 1024]),
+    st.lists(st.booleans(), min_size=40, max_size=40),
+)
+def test_whoever_works_is_fed_soon(requests, prefill_tokens, everybody):
+    """Who decodes, after no more chunks than a step may have; the first of those that read, every other step."""
+    feeding, most = Feeding(prefill_tokens), max(1, prefill_tokens // 64)
+    working = [Working(prompt, prompt if is_read else 0) for prompt, is_read in requests]
+    passed_over = None
+    for is_everybody in everybody:
+        reading = [one for one in working if one.kv_tokens < one.prompt_tokens]
+        decoding = [one for one in working if one not in reading]
+        fed = step(feeding, working, is_everybody)
+        assert sum(chunks for _, chunks in fed) <= most
+        got = {request for request, _ in fed}
+        for one in decoding:
+            one.waited = 0 if one in got else one.waited + 1
+            assert one.waited <= most
+        is_passed_over = bool(reading) and reading[0] not in got
+        assert not is_passed_over or passed_over is not reading[0]
+        passed_over = reading[0] if is_passed_over else None
