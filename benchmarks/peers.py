@@ -48,6 +48,7 @@ LOADS = {
 SHORT_REQUESTS = 1000  # of all rounds
 CAPACITY_SHARE = 0.7
 START_S = 30.0  # to start a server and warm it up
+WARM_MANY_S = 300.0  # until as many of 128 have begun an answer as will have from then on: short ones go first
 WARM_TURNS_S = 90.0  # until conversations are as long as they will be: before that, memory for their KV is new
 
 Start = Callable[[Dialect, Address, str], Coroutine[Any, Any, Run]]
@@ -72,7 +73,7 @@ class Scale:
             screen=Length(least_s=45),
             closed=Length(least_s=120, least_short=shorts),
             bare=Length(least_s=120),
-            many=Length(least_s=180, drain_s=300),
+            many=Length(warm_s=WARM_MANY_S, warm_most_s=WARM_MANY_S, least_s=180, drain_s=300),
             few=Length(least_s=60),
             turns=Length(warm_s=WARM_TURNS_S, least_s=120),
         )
@@ -82,7 +83,8 @@ class Scale:
         """Every run so long, and trials a third of it."""
         length = Length(least_s=seconds)
         trial, turns = Length(least_s=seconds / 3), Length(warm_s=WARM_TURNS_S, least_s=seconds)
-        return cls(trial, length, length, Length(least_s=seconds, drain_s=300), length, turns)
+        many = Length(warm_s=WARM_MANY_S, warm_most_s=WARM_MANY_S, least_s=seconds, drain_s=300)
+        return cls(trial, length, length, many, length, turns)
 
     @classmethod
     def quick(cls) -> Scale:
@@ -94,7 +96,7 @@ class Scale:
         closed_s = max(self.closed.least_s, self.closed.least_short / 2.2)
         each = {  # seconds of one round
             "closed32": 2 * closed_s + self.bare.least_s + 3 * START_S,
-            "closed128": self.many.least_s + 60 + START_S,
+            "closed128": self.many.warm_s + self.many.least_s + 60 + START_S,
             "closed6": 2 * (self.few.least_s + START_S),
             "turns": 2 * (self.turns.warm_s + self.turns.least_s + START_S),
             "turns07": 2 * (self.turns.warm_s + self.turns.least_s + START_S),

@@ -12,6 +12,8 @@ from kernel.engine.base import CHUNK_TOKENS
 from kernel.objects import Request
 from kernel.sched.turns import step_rows
 
+FEW = 6  # tokens of others, which take about as long as reading the weights once more
+
 Fed = list[tuple[Request, list[tuple[int, int, int]]]]  # the rows of each request, as step_rows gives them
 
 
@@ -20,7 +22,8 @@ class Feeding:
 
     While all who want to work do, prompts go before others' next tokens: a first token waits for what was there before
     it, and the others' next one for no more prompts than one step may have anyway. With more work than slots
-    a step does both, for a prompt's first token then fills a gap among the others' (turns.py).
+    a step does both, for a prompt's first token then fills a gap among the others' (turns.py); and with few others,
+    for their tokens take little time and a pass less is made.
     """
 
     def __init__(self, prefill_tokens: int) -> None:
@@ -34,7 +37,7 @@ class Feeding:
             self._chunks_in_a_row = 0
             fed = self._rows(working, self._most_chunks)
         prompts = [(request, rows) for request, rows in fed if rows[-1][2]]
-        if prompts and is_everybody:
+        if prompts and is_everybody and len(fed) - len(prompts) > FEW:
             self._chunks_in_a_row += sum(rows[-1][2] for _, rows in prompts)
             return prompts
         self._chunks_in_a_row = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.sched.feeding import Feeding
+from kernel.sched.feeding import FEW, Feeding
 
 
 @dataclass(eq=False)
@@ -29,34 +29,39 @@ def step(feeding: Feeding, working: list[Working], is_everybody: bool = True) ->
     return [(request, rows[-1][2]) for request, rows in fed]
 
 
+def decoding(count: int = FEW + 1) -> list[Working]:
+    return [Working(10, 10) for _ in range(count)]
+
+
 def test_a_prompt_goes_before_the_next_tokens_of_others():
-    feeding, old, new = Feeding(256), Working(10, 10), Working(100)
-    assert step(feeding, [old, new]) == [(new, 1)]
-    assert step(feeding, [old, new]) == [(old, 0), (new, 0)]
+    feeding, old, new = Feeding(256), decoding(), Working(100)
+    assert step(feeding, [*old, new]) == [(new, 1)]
+    assert step(feeding, [*old, new]) == [(one, 0) for one in (*old, new)]
+
+
+def test_few_others_have_their_next_tokens_beside_a_prompt():
+    feeding, old, new = Feeding(256), decoding(FEW), Working(100)
+    assert step(feeding, [*old, new]) == [*((one, 0) for one in old), (new, 1)]
 
 
 def test_no_more_of_prompts_comes_between_two_tokens_than_a_step_may_have():
-    feeding, old, new = Feeding(256), Working(10, 10), Working(1000)
-    assert [step(feeding, [old, new]) for _ in range(4)] == [
-        [(new, 4)],
-        [(old, 0)],
-        [(new, 4)],
-        [(old, 0)],
-    ]
+    feeding, old, new = Feeding(256), decoding(), Working(1000)
+    tokens = [(one, 0) for one in old]
+    assert [step(feeding, [*old, new]) for _ in range(4)] == [[(new, 4)], tokens, [(new, 4)], tokens]
 
 
 def test_short_prompts_that_come_one_after_another_are_counted_together():
-    feeding, old = Feeding(128), Working(10, 10)
+    feeding, old = Feeding(128), decoding()
     several = [Working(50) for _ in range(3)]
-    assert step(feeding, [old, several[0]]) == [(several[0], 1)]
-    assert step(feeding, [old, *several[:2]]) == [(several[1], 1)]
-    assert step(feeding, [old, several[2]]) == [(old, 0)]
-    assert step(feeding, [old, several[2]]) == [(several[2], 1)]
+    assert step(feeding, [*old, several[0]]) == [(several[0], 1)]
+    assert step(feeding, [*old, several[1]]) == [(several[1], 1)]
+    assert step(feeding, [*old, several[2]]) == [(one, 0) for one in old]
+    assert step(feeding, [*old, several[2]]) == [(several[2], 1)]
 
 
 def test_while_others_wait_for_a_slot_a_step_does_both():
-    feeding, old, new = Feeding(256), Working(10, 10), Working(300)
-    assert step(feeding, [old, new], is_everybody=False) == [(old, 0), (new, 4)]
+    feeding, old, new = Feeding(256), decoding(), Working(300)
+    assert step(feeding, [*old, new], is_everybody=False) == [*((one, 0) for one in old), (new, 4)]
 
 
 def test_prompts_alone_are_read_without_a_break():
@@ -65,7 +70,7 @@ def test_prompts_alone_are_read_without_a_break():
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 700), st.booleans()), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 700), st.booleans()), min_size=1, max_size=2 * FEW),
     st.sampled_from([1, 64, 256, 1024]),
     st.lists(st.booleans(), min_size=40, max_size=40),
 )

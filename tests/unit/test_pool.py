@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shm.pool import GROWTH, MAX_WASTE, SMALLEST_BYTES, Pool
+from shm.pool import GROWTH, IDLE_LOANS, MAX_WASTE, SMALLEST_BYTES, Pool
 
 LIMIT = 2 << 20
 
@@ -118,3 +118,30 @@ def test_a_segment_that_cannot_be_made_counts_for_nothing() -> None:
     with pytest.raises(OSError, match="no memory"):
         pool.acquire(1)
     assert pool.held_bytes == pool.lent_bytes == 0
+
+
+def test_what_a_peak_left_behind_is_given_up_and_what_is_in_use_stays() -> None:
+    made: list[int] = []
+    dropped: list[int] = []
+    pool = Pool(1 << 40, lambda size_bytes: made.append(size_bytes) or len(made), dropped.append)
+    peak = [pool.acquire(100_000) for _ in range(5)]
+    lent, *rest = peak
+    for segment in rest:
+        pool.release(segment)
+    for _ in range(IDLE_LOANS + 1):
+        pool.release(pool.acquire(100_000))
+    assert dropped == rest[1:], "one of the free ones was taken again and again"
+    assert len(made) == 5
+    pool.release(lent)
+    assert pool.held_bytes == 2 * made[0]
+
+
+def test_segments_that_take_turns_all_stay() -> None:
+    dropped: list[int] = []
+    made: list[int] = []
+    pool = Pool(1 << 40, lambda size_bytes: made.append(size_bytes) or len(made), dropped.append)
+    for _ in range(3 * IDLE_LOANS // 4):
+        for segment in [pool.acquire(100_000) for _ in range(4)]:
+            pool.release(segment)
+    assert not dropped
+    assert len(made) == 4
