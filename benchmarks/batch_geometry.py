@@ -147,15 +147,10 @@ def _prompt(
         return 1e3 * (time.perf_counter() - began)
 
     alone, ours = several
-    times = _in_turns(2 * rounds, alone=lambda: read(alone), ours=lambda: read(ours))
-    middle = {name: percentile(values, 0.5) for name, values in times.items()}
+    times = _in_turns(2 * rounds, other=lambda: read(alone), ours=lambda: read(ours))
     for bank in several:
         bank.close()
-    text = f"a prompt of {PROMPT} tokens, {traits.pass_chunks} chunks a pass, {what}"
-    return [
-        only(text, f"{middle['ours']:.0f} ms, each alone {middle['alone']:.0f} ms"),
-        at_most(f"{text}: against each alone", middle["ours"] / middle["alone"], 1.0, "x"),
-    ]
+    return _beside(f"a prompt of {PROMPT} tokens, {traits.pass_chunks} chunks a pass, {what}", "each alone", times)
 
 
 def _turns(stand: Stand, rounds: int, what: str) -> list[Row]:
@@ -177,14 +172,10 @@ def _turns(stand: Stand, rounds: int, what: str) -> list[Row]:
             bank.cut(slot, SPOKEN)
         return taken
 
-    times = _in_turns(2 * rounds, ours=lambda: read(1, TURN - 1), fixed=lambda: read(cut, TURN - cut))
-    middle = {name: percentile(values, 0.5) for name, values in times.items()}
+    times = _in_turns(2 * rounds, ours=lambda: read(1, TURN - 1), other=lambda: read(cut, TURN - cut))
     bank.close()
-    text = f"{TURN} new tokens after {SPOKEN}, {TALKS} conversations, {what}"
-    return [
-        only(text, f"{middle['ours']:.0f} ms each, cut at multiples of {CHUNK_TOKENS} {middle['fixed']:.0f} ms"),
-        at_most(f"{text}: against such cuts", middle["ours"] / middle["fixed"], 1.0, "x"),
-    ]
+    text = f"{TURN} new tokens after {SPOKEN}, each of {TALKS} conversations, {what}"
+    return _beside(text, f"cut at multiples of {CHUNK_TOKENS}", times)
 
 
 def _in_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]]:
@@ -193,6 +184,14 @@ def _in_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]
         for name, way in ways.items():
             times[name].append(way())
     return times
+
+
+def _beside(text: str, other: str, times: dict[str, list[float]]) -> list[Row]:
+    ours, theirs = (percentile(times[name], 0.5) for name in ("ours", "other"))
+    return [
+        only(text, f"{ours:.0f} ms, {other} {theirs:.0f} ms"),
+        at_most(f"{text}: against {other}", ours / theirs, 1.0, "x"),
+    ]
 
 
 def _rows(what: str, best: str, limit: float, times: dict[str, list[float]]) -> list[Row]:

@@ -81,10 +81,9 @@ class Scale:
     @classmethod
     def brief(cls, seconds: float) -> Scale:
         """Every run so long, and trials a third of it."""
-        length = Length(least_s=seconds)
-        trial, turns = Length(least_s=seconds / 3), Length(warm_s=WARM_TURNS_S, least_s=seconds)
-        many = Length(warm_s=WARM_MANY_S, warm_most_s=WARM_MANY_S, least_s=seconds, drain_s=300)
-        return cls(trial, length, length, many, length, turns)
+        full, length = cls.full(1), Length(least_s=seconds)
+        many, turns = (replace(one, least_s=seconds) for one in (full.many, full.turns))
+        return cls(Length(least_s=seconds / 3), length, length, many, length, turns)
 
     @classmethod
     def quick(cls) -> Scale:

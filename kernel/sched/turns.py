@@ -6,7 +6,8 @@ way. If what a turn's prompt adds is longer than a chunk, its first token is fed
 generated tokens, between which it fills a gap. The chunks that follow have CHUNK_TOKENS each, and the last has what is
 left over as well: attention computes a chunk that is not whole as slowly as one that is, or more slowly.
 
-Who uses it: scheduler.py to feed, kept.py to know what of a context another request may go on with. Pure.
+Who uses it: feeding.py for a step's rows, scheduler.py to charge for them, kept.py to know what of a context another
+request may go on with. Pure.
 """
 
 from __future__ import annotations

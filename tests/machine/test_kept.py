@@ -6,6 +6,7 @@ from machine import Machine
 from test_schedules import alone
 
 from kernel.abi.calls import LlmGenerate
+from kernel.engine.base import CHUNK_TOKENS
 from kernel.engine.fake import FakeEngine
 
 SYSTEM = {"role": "system", "content": "answer " * 30}  # more than three chunks
@@ -97,7 +98,7 @@ def test_a_core_that_dies_takes_nothing_that_is_kept():
     turn(machine, peer, messages)
     machine.core_dies()
     machine.core_up()
-    assert turn(machine, peer, messages)["usage"]["cached_tokens"] >= 128
+    assert turn(machine, peer, messages)["usage"]["cached_tokens"] == 1 + 2 * CHUNK_TOKENS
 
 
 def test_a_kept_context_that_is_damaged_is_computed_again():

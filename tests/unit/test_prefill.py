@@ -18,7 +18,7 @@ def test_a_pass_has_as_many_chunks_as_it_may_and_what_is_left_over_with_the_last
     assert sizes([Prompt(0, 64)], 4) == [[64]]
     assert sizes([Prompt(0, 20)], 4) == [[20]]
     assert sizes([Prompt(0, 3 * 64 + 63)], 4) == [[255]]
-    assert sizes([Prompt(0, 4 * 64 + 1)], 4) == [[128], [129]], "five would be too few for their kernel"
+    assert sizes([Prompt(0, 4 * 64 + 1)], 4) == [[128], [129]], "one would be too few for their kernel"
     assert sizes([Prompt(0, 512)], 4) == [[256], [256]]
     assert sizes([Prompt(0, 8 * 64 + 3)], 4) == [[192], [192], [131]]
 
