@@ -38,8 +38,10 @@ class Config:
     threads: int = 0  # of an LLM core; 0: as calibrated, or one for each physical core
     gpu_layers: int = -1  # on the GPU, where there is one; -1: as many as fit
     flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
-    policy: str = "mlfq"
-    quantum_tokens: int = 32  # a time slice, where the policy has one
+    policy: str = "eevdf"  # of the group "/"
+    quantum_tokens: int | None = None  # a turn, of policies that count it in tokens; None: the policy's own
+    starve_ms: int = 1500  # without a slot, after which a task is rescued
+    gap: float = 2.5  # a step may last so many times its next tokens alone; 0: no limit
     prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 256
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
     log_bytes: int = 64 << 10  # kept of each task's output

@@ -8,6 +8,7 @@ one gets a CPU while the core's threads are still asleep.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -54,6 +55,7 @@ from kernel.proc.governor import Governor
 from kernel.proc.table import ENDING, TaskTable
 from kernel.report import task_rows
 from kernel.sched.asks import Asks
+from kernel.sched.groups import Groups, root_attr
 from kernel.sched.requests import RequestManager
 from kernel.sched.texts import TextManager
 from kernel.states import TaskState
@@ -68,6 +70,7 @@ class Kernel:
         self.bad_messages = 0
         self.cut_connections = 0
         self.is_going_down = False
+        self.step_handling_ns = 0  # that the loop took for steps' results and next plans
         self._out: list[Effect] = []
         self._urgent = 0  # how many of them go even before the next step
         self._segments = 0
@@ -78,11 +81,12 @@ class Kernel:
         self._ps_calls: list[Call] = []
         emit = self._emit
         self.calls = CallTable(emit)
-        self.table = TaskTable(self.calls, emit)
-        self.cores = Cores(config, self._next_segment, emit, self._settle)
+        self.groups = Groups(root_attr(config))
+        self.table = TaskTable(self.calls, emit, self.groups)
+        self.cores = Cores(config, self.groups, self._next_segment, emit, self._settle)
         self._schedulers = [core.scheduler for core in self.cores]  # looked at after every event
         self.asks = Asks(self.calls, emit)
-        self.requests = RequestManager(self.calls, self.cores, self.asks)
+        self.requests = RequestManager(self.calls, self.cores, self.asks, self.groups)
         self.texts = TextManager(self.calls, self.cores, self.asks)
         self.post = PostOffice(self.calls)
         self.memory = MemoryManager(self._next_segment, emit)
@@ -260,7 +264,7 @@ class Kernel:
             task.move(TaskState.STOPPED)
         elif name == "CONT" and task.state is TaskState.STOPPED:
             task.resume()
-            self.requests.resume(task)
+            self.requests.resume(task, now_ns)
         elif name == "KILL":
             killed = KernelError(Errno.EPIPE, f"task {task.pid} was killed")
             for call in list(task.calls.values()):
@@ -281,18 +285,13 @@ class Kernel:
         """Tell the person at the kernel's terminal a line."""
         self._emit(Say(text))
 
-    def set_priority(self, task: Task, priority: int) -> None:
-        def change() -> None:
-            task.priority = priority
-
-        for core in self.cores:  # one inside the other: the change comes when the task is in no order at all
-            own = [request for request in task.requests if request.core == core.number]
-            change = partial(core.scheduler.reprioritise, own, change)
+    def requeue(self, tasks: Iterable[Task], change: Callable[[], None], now_ns: int) -> None:
+        """Take tasks' requests out of every queue, let `change` alter how they are ranked, put them back."""
+        requests = [request for task in tasks for request in task.requests]
+        for core in self.cores:  # one inside the other: the change comes when they are in no queue at all
+            own = [request for request in requests if request.core == core.number]
+            change = partial(core.scheduler.requeue, own, change, now_ns)
         change()
-
-    def set_policy(self, name: str, quantum_tokens: int) -> None:
-        for core in self.cores:
-            core.scheduler.set_policy(name, quantum_tokens)
 
     def ask_ps(self, call: Call) -> None:
         """Answer with fresh CPU times: a sample is taken first."""
@@ -373,7 +372,8 @@ class Kernel:
     def _set_timer(self) -> None:
         wanted = self.calls.next_deadline_ns()
         idle_ns = self.cores.next_timer_ns() if self.cores.may_unload else None
-        for at in (self.governor.next_timer_ns(), idle_ns, self._kill_at_ns):
+        capped = [scheduler.next_timer_ns() for scheduler in self._schedulers]
+        for at in (self.governor.next_timer_ns(), idle_ns, self._kill_at_ns, *capped):
             if at is not None and (wanted is None or at < wanted):
                 wanted = at
         if wanted != self._timer_ns:

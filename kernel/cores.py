@@ -20,6 +20,7 @@ from kernel.events import CoreLost, CoreReady
 from kernel.limits import MAX_FAILED_STARTS
 from kernel.objects import Request
 from kernel.report import boot_line
+from kernel.sched.groups import Groups
 from kernel.sched.scheduler import Scheduler
 from kernel.states import CORE_TRANSITIONS, CoreState, validate
 
@@ -68,6 +69,7 @@ class Cores:
     def __init__(
         self,
         config: Config,
+        groups: Groups,
         next_segment: Callable[[], int],
         emit: Callable[[Effect], None],
         settled: Callable[[Request], None],
@@ -80,9 +82,7 @@ class Cores:
         for number, model in enumerate(config.models):
             limit = 0 if model.embedding else config.snapshot_bytes // generating
             store = SegmentStore(limit, next_segment, emit, number)
-            scheduler = Scheduler(
-                config.policy, config.quantum_tokens, config.prefill_of(model), store, settled
-            )
+            scheduler = Scheduler(groups, config.prefill_of(model), store, settled)
             self._cores.append(Core(number, model, scheduler, store))
 
     def __getitem__(self, number: int) -> Core:
@@ -146,7 +146,7 @@ class Cores:
         core.failed_starts = 0
         core.is_wanted = False
         core.idle_since_ns = None
-        core.scheduler.core_ready(event.info)
+        core.scheduler.core_ready(event.info, event.now_ns)
         self._load_next()
         return core
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kernel import schedcalls
 from kernel.abi import calls as abi
 from kernel.abi.codec import PROTOCOL_VERSION, BadCall, decode_call
 from kernel.abi.codec import Call as WireCall
@@ -17,7 +18,6 @@ from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
 from kernel.objects import Call, Task
 from kernel.report import describe, describe_model, describe_slots, statistics
-from kernel.sched.policy import DESCRIPTIONS, POLICIES
 from kernel.states import TaskState
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _hello(
         "connection": message.peer,
         "model": first.model.path,
         "window_tokens": first.info.window_tokens if first.info else 0,
-        "policy": first.scheduler.policy_name,
+        "policy": kernel.groups["/"].attr.policy,
     }
 
 
@@ -143,49 +143,6 @@ def _log_write(kernel: Kernel, call: Call, options: abi.LogWrite, now_ns: int) -
     return {}
 
 
-def _getattr(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "pid": 0,
-        "priority": 0,
-        "policy": kernel.cores.first.scheduler.policy_name,
-        "quantum_tokens": kernel.cores.first.scheduler.quantum_tokens,
-    }
-    pid = options.pid or (call.task.pid if call.task else 0)
-    if pid:
-        task = kernel.table.find(pid, call.method)
-        body["pid"], body["priority"] = task.pid, task.priority
-    return body
-
-
-def _setattr(kernel: Kernel, call: Call, options: abi.SchedSetattr, now_ns: int) -> dict[str, Any]:
-    if (options.policy, options.quantum_tokens) != (None, None) and not call.is_operator:
-        raise KernelError(Errno.EPERM, "sched.setattr: policy and quantum are an operator's to set")
-    if options.policy is not None and options.policy not in POLICIES:
-        text = f"sched.setattr: policy {options.policy!r} is not one of {', '.join(POLICIES)}"
-        raise KernelError(Errno.EINVAL, text)
-    if options.priority is not None:
-        pid = options.pid or (call.task.pid if call.task else 0)
-        task = kernel.table.find(pid, "sched.setattr")
-        if not call.is_operator:
-            is_own = call.task is not None and call.task.pid in (task.pid, task.ppid)
-            if not is_own or options.priority < task.priority:
-                text = f"sched.setattr: the caller may not set task {pid} to priority {options.priority}"
-                raise KernelError(Errno.EPERM, text)
-        kernel.set_priority(task, options.priority)
-    if options.policy is not None or options.quantum_tokens is not None:
-        scheduler = kernel.cores.first.scheduler
-        kernel.set_policy(
-            options.policy or scheduler.policy_name,
-            options.quantum_tokens or scheduler.quantum_tokens,
-        )
-    return _getattr(kernel, call, options, now_ns)
-
-
-def _getpolicies(kernel: Kernel, call: Call, options: Any, now_ns: int) -> dict[str, Any]:
-    rows = [{"name": name, "doc": " ".join(DESCRIPTIONS[name].split())} for name in POLICIES]
-    return {"policies": rows, "current": kernel.cores.first.scheduler.policy_name}
-
-
 def _shutdown(kernel: Kernel, call: Call, options: Any, now_ns: int) -> None:
     if not call.is_operator:
         raise KernelError(Errno.EPERM, "sys.shutdown: operators only")
@@ -217,8 +174,6 @@ HANDLERS: dict[str, Handler] = {
     "mem.create": lambda k, c, o, now: k.memory.create(_needs_task(c), o),
     "mem.stat": lambda k, c, o, now: k.memory.stat(_needs_task(c)),
     "mem.unlink": lambda k, c, o, now: k.memory.unlink(_needs_task(c), o),
-    "sched.setattr": _setattr,
-    "sched.getattr": _getattr,
-    "sched.getpolicies": _getpolicies,
     "log.write": _log_write,
+    **schedcalls.HANDLERS,
 }

@@ -6,6 +6,7 @@ MAX_CALLS = 256  # unanswered calls of one task, or of an operator's connection;
 MAX_TASK_CALL_BYTES = 8 << 20  # messages of the unanswered calls of one task; EAGAIN
 MAX_REQUESTS = 64  # llm.generate in flight of one task; EAGAIN
 MAX_PENDING_REQUESTS = 16384  # llm.generate in flight of all tasks; EAGAIN
+MAX_GROUPS = 1024  # scheduling groups; group.create answers EAGAIN
 MAX_MAILS = 64  # waiting messages in one mailbox; ipc.send waits
 MAX_SENT_BYTES = 1 << 20  # messages of one task that nobody has received; ipc.send waits
 MAX_TASK_MEMORY_BYTES = 256 << 20  # segments of one task; ENOMEM

@@ -45,6 +45,7 @@ from kernel.events import (
     ShutdownAsked,
     Spawned,
     SpawnFailed,
+    StepDone,
     TimerFired,
 )
 from kernel.ipc.doors import Door
@@ -184,7 +185,10 @@ class Loop:
 
     def _serve_core(self, link: int) -> None:
         for event in self.cores.read(link):
+            began = now_ns()
             self._tell(event)
+            if type(event) is StepDone:
+                self._kernel.step_handling_ns += now_ns() - began
 
     def _serve_signals(self) -> None:
         for number in self._wakeup.read():

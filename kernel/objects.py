@@ -22,6 +22,7 @@ from kernel.states import (
     TaskState,
     validate,
 )
+from kernel.taskattr import TaskAttr
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class Task:
     born_ns: int
     speaker: tuple[int, int]  # (pid, birth) of the process that speaks for it: its own, or its holder's
     priority: int = 0  # nice: lower goes first
+    sched: TaskAttr = field(default_factory=TaskAttr)
     has_process: bool = True
     is_launched: bool = True  # False: it said hello by itself, the kernel is not its parent
     holder: int = 0  # of a task without a process: its holder's pid, or minus an operator's connection
@@ -107,6 +109,7 @@ class Task:
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)  # unanswered
     call_bytes: int = 0  # of these
     requests: list[Request] = field(default_factory=list)  # in flight
+    last_core: int = 0  # whose model it asked last
     running: int = 0  # of those, how many hold a slot
     peers: set[int] = field(default_factory=set)  # its connections that spoke
     usage: Usage = field(default_factory=Usage)
@@ -188,6 +191,7 @@ class Request:
     state: RequestState = RequestState.QUEUED
     tokens: list[int] = field(default_factory=list)  # prompt, then what was generated
     prompt_tokens: int = 0  # 0: not tokenized yet
+    kv_reserved: int = 0  # tokens of context that it may come to, as counted in quotas
     kv_tokens: int = 0  # how many of `tokens` the slot or the snapshot holds
     fed_tokens: int = 0  # the most it ever held: below this, feeding again is recomputing
     bank: int = 0  # whose slots it may hold: the smallest that its tokens fit
@@ -206,6 +210,7 @@ class Request:
     is_whole_at_limit: bool = False  # its constraint sees to it that the text is complete by then
     turns: tuple[tuple[int, int], ...] = ()  # of the context that it goes on with: see turns.py
     reused_tokens: int = 0  # of the prompt, whose KV was kept
+    quota: str = ""  # that its last token used up
     unsent: list[int] = field(default_factory=list)  # streamed call: tokens whose text is held back
     logprobs: Logprobs | None = None  # of what was generated, if asked for
     chat: dict[str, Any] = field(default_factory=dict)  # what the caller must know to read what messages gave

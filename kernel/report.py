@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.engine.base import EngineInfo
+from kernel.sched.bounds import Bounds
+from kernel.states import TaskState
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -28,8 +30,7 @@ def describe(kernel: Kernel, now_ns: int) -> dict[str, Any]:
         "slots": info.banks[0].slots if info else config.slots_of(first.model),
         "window_tokens": info.window_tokens if info else config.window_tokens,
         "threads": info.threads if info else config.threads,
-        "policy": scheduler.policy_name,
-        "quantum_tokens": scheduler.quantum_tokens,
+        "policy": kernel.groups["/"].attr.policy,
         "tasks": kernel.table.living(),
         "uptime_s": (now_ns - kernel.born_ns) / 1e9,
         "kernel_pid": kernel.pid,
@@ -101,13 +102,14 @@ def statistics(kernel: Kernel) -> dict[str, Any]:
         "bad_messages": kernel.bad_messages,
         "cut_connections": kernel.cut_connections,
         "throttled": kernel.governor.throttled_ever,
+        "sched_s": kernel.step_handling_ns / 1e9,
         "requests": states,
         "models": [{"name": core.model.name, **_counters(core)} for core in kernel.cores],
     }
 
 
 def _counters(core: Core) -> dict[str, Any]:
-    totals = core.scheduler.totals
+    totals, charging = core.scheduler.totals, core.scheduler.charging
     return {
         "steps": totals.steps,
         "core_busy_s": totals.core_busy_ns / 1e9,
@@ -125,6 +127,12 @@ def _counters(core: Core) -> dict[str, Any]:
         "runs": totals.runs,
         "moves": totals.moves,
         "sampling_s": totals.sampling_ns / 1e9,
+        "charged_s": charging.work_ns / 1e9,
+        "cost_r2": charging.model.r_squared,
+        "cost_p95_error": charging.model.p95_error,
+        "rescues": totals.rescues,
+        "longest_wait_s": core.scheduler.waits.longest_ns / 1e9,
+        "paused": core.scheduler.paused,
         "core_restarts": core.restarts,
         "segment_bytes": core.store.held_bytes,
         "snapshot_bytes": core.store.lent_bytes,
@@ -134,8 +142,12 @@ def _counters(core: Core) -> dict[str, Any]:
 def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
     """Return the rows of proc.ps, in order of birth."""
     rows = []
+    bounds = [Bounds(core.scheduler, kernel.groups) for core in kernel.cores]
     for task in kernel.table.tasks.values():
         used, limit = _context(kernel, task)
+        number = task.requests[0].core if task.requests else task.last_core
+        waits_ns, stage = kernel.cores[number].scheduler.waits.now(task.pid, now_ns)
+        is_alive = task.state is not TaskState.ZOMBIE
         row = {
             "pid": task.pid,
             "ppid": task.ppid,
@@ -144,6 +156,13 @@ def task_rows(kernel: Kernel, now_ns: int) -> list[dict[str, Any]]:
             "state": task.state.value,
             "waits_for": task.waits_for,
             "priority": task.priority,
+            "sched_class": task.sched.sched_class.name.lower(),
+            "policy": task.sched.policy,
+            "group": task.sched.group,
+            "attained_s": task.sched.attained_ns / 1e9,
+            "waits_now_s": waits_ns / 1e9,
+            "stage": stage.name.lower() if stage else "",
+            "bound_s": bounds[number].of(task).seconds if is_alive else 0.0,
             "cpu_percent": 100 * kernel.governor.share(task.pid),
             "throttled": kernel.governor.is_held(task.pid),
             "in_flight": len(task.requests),

@@ -15,11 +15,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from agentix import calls
-from agentix.calls import Call, Exit, Message, Policies, Schedule
+from agentix.calls import Call, Exit, Message
 from agentix.channel import Channel
 from agentix.errors import AgentixError, KernelGone, NoSuchChild, NoSuchTask, error_of
 from agentix.llm import Llm
 from agentix.memory import Mem
+from agentix.sched import Groups, Sched
 from kernel.abi.address import kernel_name
 from kernel.abi.errors import KernelError
 
@@ -54,6 +55,7 @@ class Agent:
         self.llm = Llm(self._connection)
         self.mem = Mem(self._connection)
         self.sched = Sched(self._connection)
+        self.groups = Groups(self._connection)
 
     def __enter__(self) -> Agent:
         return self
@@ -76,20 +78,31 @@ class Agent:
         env: Mapping[str, str] | None = None,
         priority: int | None = None,
         capabilities: Sequence[str] = (),
+        group: str = "",
         timeout: float | None = None,
     ) -> Child:
         """Start a Python script as a child task, in this process's folder.
 
-        `capabilities` are what it may do beyond the usual, such as "task.create": among our own. Raises
-        InvalidValue, PermissionDenied, TryAgain.
+        `capabilities` are what it may do beyond the usual, such as "task.create": among our own. `group`: of
+        Groups, our own if left out. Raises InvalidValue, PermissionDenied, NoSuchGroup, TryAgain.
         """
         kernel = self._connection.kernel
-        call = calls.spawn(kernel, script, args, name, env, priority, capabilities)
+        call = calls.spawn(kernel, script, args, name, env, priority, capabilities, group)
         return Child(self, self._call(call, timeout), name)
 
-    def task(self, name: str = "", priority: int | None = None, *, timeout: float | None = None) -> Task:
-        """Create a task without a process, for a `with` block. Raises PermissionDenied, TryAgain."""
-        return Task(self._connection, name, priority, timeout=timeout)
+    def task(
+        self,
+        name: str = "",
+        priority: int | None = None,
+        *,
+        group: str = "",
+        timeout: float | None = None,
+    ) -> Task:
+        """Create a task without a process, for a `with` block. `group`: of Groups, our own if left out.
+
+        Raises PermissionDenied, NoSuchGroup, TryAgain.
+        """
+        return Task(self._connection, name, priority, group=group, timeout=timeout)
 
     def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
@@ -172,13 +185,14 @@ class Task:
         name: str = "",
         priority: int | None = None,
         *,
+        group: str = "",
         timeout: float | None = None,
     ) -> None:
         """Create it, held by whoever greeted the kernel on this connection. See Agent.task."""
         self.name = name
         self._holder = connection
         self._is_closed = False
-        self.pid: int = connection.call(calls.task_create(name, priority), timeout)
+        self.pid: int = connection.call(calls.task_create(name, priority, group), timeout)
         self._channel = Channel(connection, self.pid)
         self.llm = Llm(self._channel)
         self.mem = Mem(self._channel)
@@ -212,37 +226,6 @@ class Task:
     def log(self, text: str, *, timeout: float | None = None) -> None:
         """Append a line to this task's log."""
         self._channel.call(calls.log(text), timeout)
-
-
-class Sched:
-    """How this task, or a child, is scheduled."""
-
-    def __init__(self, connection: Connection | Channel) -> None:
-        self._connection = connection
-
-    def set(
-        self,
-        *,
-        priority: int | None = None,
-        policy: str | None = None,
-        quantum_tokens: int | None = None,
-        pid: int = 0,
-        timeout: float | None = None,
-    ) -> Schedule:
-        """Change the priority (nice: -20 first, 19 last) of a task; 0: this one.
-
-        An agent may only lower it; the policy and quantum are the operator's. Raises PermissionDenied.
-        """
-        call = calls.sched_set(pid=pid, priority=priority, policy=policy, quantum_tokens=quantum_tokens)
-        return self._connection.call(call, timeout)
-
-    def get(self, pid: int = 0, *, timeout: float | None = None) -> Schedule:
-        """The priority of a task, and the policy. Raises NoSuchTask."""
-        return self._connection.call(calls.sched_get(pid), timeout)
-
-    def policies(self, *, timeout: float | None = None) -> Policies:
-        """The policies that this kernel has, and the one in force."""
-        return self._connection.call(calls.sched_policies(), timeout)
 
 
 def chosen_kernel() -> str:

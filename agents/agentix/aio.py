@@ -15,7 +15,8 @@ from agentix import calls, memory
 from agentix.agent import HELLO_S, LEAVE_S, chosen_kernel, show_errors_in_one_line
 from agentix.aio_client import AsyncConnection
 from agentix.aio_llm import AsyncLlm
-from agentix.calls import Call, Exit, Memory, Message, Policies, Schedule, Segment
+from agentix.aio_sched import AsyncGroups, AsyncSched
+from agentix.calls import Call, Exit, Memory, Message, Segment
 from agentix.channel import Channel
 from agentix.errors import AgentixError, NoSuchChild, NoSuchTask
 
@@ -51,6 +52,7 @@ class AsyncAgent:
         self.llm = AsyncLlm(self._connection)
         self.mem = AsyncMem(self._connection)
         self.sched = AsyncSched(self._connection)
+        self.groups = AsyncGroups(self._connection)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -70,16 +72,22 @@ class AsyncAgent:
         env: Mapping[str, str] | None = None,
         priority: int | None = None,
         capabilities: Sequence[str] = (),
+        group: str = "",
         timeout: float | None = None,
     ) -> AsyncChild:
         kernel = self._connection.kernel
-        call = calls.spawn(kernel, script, args, name, env, priority, capabilities)
+        call = calls.spawn(kernel, script, args, name, env, priority, capabilities, group)
         return AsyncChild(self, await self._call(call, timeout), name)
 
     def task(
-        self, name: str = "", priority: int | None = None, *, timeout: float | None = None
+        self,
+        name: str = "",
+        priority: int | None = None,
+        *,
+        group: str = "",
+        timeout: float | None = None,
     ) -> AsyncTask:
-        return AsyncTask(self._connection, name, priority, timeout=timeout)
+        return AsyncTask(self._connection, name, priority, group=group, timeout=timeout)
 
     async def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         return await self._call(calls.wait(pid, timeout), timeout)
@@ -140,16 +148,18 @@ class AsyncTask:
         name: str = "",
         priority: int | None = None,
         *,
+        group: str = "",
         timeout: float | None = None,
     ) -> None:
         self.name = name
         self._holder = connection
         self._priority = priority
+        self._group = group
         self._timeout = timeout
         self._is_closed = False
 
     async def __aenter__(self) -> AsyncTask:
-        call = calls.task_create(self.name, self._priority)
+        call = calls.task_create(self.name, self._priority, self._group)
         self.pid: int = await self._holder.call(call, self._timeout)
         self._channel = Channel(self._holder, self.pid)
         self.llm = AsyncLlm(self._channel)
@@ -223,28 +233,3 @@ class AsyncMem:
             if writable:
                 return array
         return memory.find_array(await self.map(name, writable=writable, timeout=timeout), name)
-
-
-class AsyncSched:
-    """Sched for asyncio."""
-
-    def __init__(self, connection: AsyncConnection | Channel) -> None:
-        self._connection = connection
-
-    async def set(
-        self,
-        *,
-        priority: int | None = None,
-        policy: str | None = None,
-        quantum_tokens: int | None = None,
-        pid: int = 0,
-        timeout: float | None = None,
-    ) -> Schedule:
-        call = calls.sched_set(pid=pid, priority=priority, policy=policy, quantum_tokens=quantum_tokens)
-        return await self._connection.call(call, timeout)
-
-    async def get(self, pid: int = 0, *, timeout: float | None = None) -> Schedule:
-        return await self._connection.call(calls.sched_get(pid), timeout)
-
-    async def policies(self, *, timeout: float | None = None) -> Policies:
-        return await self._connection.call(calls.sched_policies(), timeout)

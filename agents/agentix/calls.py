@@ -1,6 +1,7 @@
 """The calls an agent can make: their bodies, and what becomes of their answers. Sync and async share it.
 
-Who uses it: agent.py and aio.py, whose methods differ only in how they wait. What must hold: a body has only
+Who uses it: agent.py and aio.py, whose methods differ only in how they wait; schedcalls.py has those of sched.* and
+group.*. What must hold: a body has only
 fields that kernel/abi/calls.py declares (a test compares), and leaves out what the caller did not give, so
 that the kernel's defaults are the only ones.
 """
@@ -58,7 +59,7 @@ class Reply(NamedTuple):
 
     text: str
     tokens: tuple[int, ...]
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop", "length", or "quota": one was used up
     usage: dict[str, int]  # prompt_tokens, generated_tokens
     timings: dict[str, float]  # queued_s, first_token_s, wait_s, total_s, core_s, switches, ...
     chat_format: str = "content"  # how the model writes tool calls, for a prompt of messages
@@ -101,22 +102,6 @@ class Memory(NamedTuple):
     limit_bytes: int
 
 
-class Schedule(NamedTuple):
-    """How a task is scheduled."""
-
-    pid: int
-    priority: int  # nice: -20 first, 19 last
-    policy: str
-    quantum_tokens: int
-
-
-class Policies(NamedTuple):
-    """The scheduling policies of this kernel."""
-
-    docs: dict[str, str]  # name -> what it does
-    current: str
-
-
 class Call(NamedTuple):
     """One call, ready to send; `decode` makes the caller's value of the reply's body."""
 
@@ -126,8 +111,8 @@ class Call(NamedTuple):
     task: int | None = None  # the pid of a held task in whose name it is made; None: the caller's own
 
 
-def _nothing(_: dict[str, Any]) -> None:
-    return None
+def nothing(_: dict[str, Any]) -> None:
+    """Of an answer that says no more than that it was done."""
 
 
 def _same(body: dict[str, Any]) -> dict[str, Any]:
@@ -266,9 +251,10 @@ def spawn(
     env: Mapping[str, str] | None,
     priority: int | None,
     capabilities: Sequence[str] = (),
+    group: str = "",
 ) -> Call:
     """A script's path is seen from the caller's folder, in which the child starts too."""
-    body = given(priority=priority, capabilities=list(capabilities) or None)
+    body = given(priority=priority, capabilities=list(capabilities) or None, group=group or None)
     body |= {
         "script": os.path.abspath(script),
         "args": [str(arg) for arg in args],
@@ -279,13 +265,13 @@ def spawn(
     return Call("proc.spawn", body, lambda answer: answer["pid"])
 
 
-def task_create(name: str, priority: int | None) -> Call:
-    body = {"name": name} | given(priority=priority)
+def task_create(name: str, priority: int | None, group: str = "") -> Call:
+    body = {"name": name} | given(priority=priority, group=group or None)
     return Call("task.create", body, lambda answer: answer["pid"])
 
 
 def leave(status: int) -> Call:
-    return Call("proc.exit", {"status": status}, _nothing)
+    return Call("proc.exit", {"status": status}, nothing)
 
 
 def wait(pid: int, timeout: float | None) -> Call:
@@ -298,7 +284,7 @@ def _exit(body: dict[str, Any]) -> Exit:
 
 
 def kill(pid: int, signal: str) -> Call:
-    return Call("proc.kill", {"pid": pid, "signal": signal}, _nothing)
+    return Call("proc.kill", {"pid": pid, "signal": signal}, nothing)
 
 
 def ps() -> Call:
@@ -310,7 +296,7 @@ def send(to: int, data: Any, timeout: float | None) -> Call:
     if len(packed) > MAX_MAIL_BYTES:
         raise MessageTooLong(f"message to {to} is {len(packed)} bytes, the limit is {MAX_MAIL_BYTES}")
     body = {"to": to, "data": packed} | given(timeout_ms=milliseconds(timeout))
-    return Call("ipc.send", body, _nothing)
+    return Call("ipc.send", body, nothing)
 
 
 def recv(timeout: float | None) -> Call:
@@ -342,28 +328,8 @@ def _memory(body: dict[str, Any]) -> Memory:
 
 
 def mem_unlink(name: str) -> Call:
-    return Call("mem.unlink", {"name": name}, _nothing)
-
-
-def sched_set(**fields: Any) -> Call:
-    return Call("sched.setattr", given(**fields), _schedule)
-
-
-def sched_get(pid: int) -> Call:
-    return Call("sched.getattr", {"pid": pid}, _schedule)
-
-
-def _schedule(body: dict[str, Any]) -> Schedule:
-    return Schedule(body["pid"], body["priority"], body["policy"], body["quantum_tokens"])
-
-
-def sched_policies() -> Call:
-    return Call("sched.getpolicies", {}, _policies)
-
-
-def _policies(body: dict[str, Any]) -> Policies:
-    return Policies({item["name"]: item["doc"] for item in body["policies"]}, body["current"])
+    return Call("mem.unlink", {"name": name}, nothing)
 
 
 def log(text: str) -> Call:
-    return Call("log.write", {"text": text}, _nothing)
+    return Call("log.write", {"text": text}, nothing)

@@ -60,11 +60,21 @@ class TryAgain(AgentixError):
 
     errno = Errno.EAGAIN
 
+    def __init__(self, text: str, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after  # in seconds, where the kernel can tell
+
 
 class OutOfMemory(AgentixError):
     """ENOMEM: no memory for the segment or the context."""
 
     errno = Errno.ENOMEM
+
+
+class Busy(AgentixError):
+    """EBUSY: there is something in it, such as tasks in a group."""
+
+    errno = Errno.EBUSY
 
 
 class AlreadyExists(AgentixError):
@@ -115,6 +125,12 @@ class ProtocolMismatch(AgentixError):
     errno = Errno.EPROTO
 
 
+class QuotaUsed(AgentixError):
+    """EDQUOT: a quota of the task, or of its group, is used up."""
+
+    errno = Errno.EDQUOT
+
+
 class TimedOut(AgentixError):
     """ETIMEDOUT: the call's timeout passed."""
 
@@ -138,6 +154,12 @@ class NoSuchModel(AgentixError):
     errno = Errno.ENOENT
 
 
+class NoSuchGroup(AgentixError):
+    """ENOENT from a call that names a scheduling group: there is none of that path."""
+
+    errno = Errno.ENOENT
+
+
 class KernelGone(AgentixError):
     """The kernel has died, or closed the connection without a reason; every call in flight ends with this."""
 
@@ -150,8 +172,17 @@ class NoKernel(AgentixError):
     errno = Errno.ESRCH
 
 
-def error_of(number: int, text: str, method: str = "") -> AgentixError:
+_NAMES_GROUP = ("group.", "task.create", "proc.spawn")  # methods whose ENOENT is a group's
+
+
+def error_of(
+    number: int, text: str, method: str = "", retry_after_ms: int | None = None
+) -> AgentixError:
     """Return the exception for an error reply to a method; of an unknown number, a plain AgentixError."""
     if number == Errno.ENOENT and method.startswith("llm."):
         return NoSuchModel(text)
+    if number == Errno.ENOENT and method.startswith(_NAMES_GROUP):
+        return NoSuchGroup(text)
+    if number == Errno.EAGAIN:
+        return TryAgain(text, retry_after_ms / 1000 if isinstance(retry_after_ms, int) else None)
     return BY_ERRNO.get(number, AgentixError)(text)

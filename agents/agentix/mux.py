@@ -88,7 +88,8 @@ class Mux:
         inflight = self._calls.get(answer.id)
         if answer.kind == "error":
             number, text = answer.body.get("errno", 0), answer.body.get("text", "unknown error")
-            error = error_of(number, str(text), inflight.call.method if inflight else "")
+            method = inflight.call.method if inflight else ""
+            error = error_of(number, str(text), method, answer.body.get("retry_after_ms"))
             if answer.id == 0:
                 return self.end(error)
             if inflight is None:

@@ -10,24 +10,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernel.abi.errors import Errno, KernelError
-from kernel.abi.schema import bounded, check_body, schema_of
+from kernel.abi.schedcalls import (
+    MAX_GROUP_CHARS,
+    GroupAttach,
+    GroupCreate,
+    GroupRemove,
+    GroupSetattr,
+    GroupStat,
+    SchedGetattr,
+    SchedGetpolicies,
+    SchedHint,
+    SchedSetattr,
+    SchedStat,
+    SysPressure,
+)
+from kernel.abi.schema import MAX_NAME_CHARS, MAX_TOKENS, bounded, check_body, schema_of
+from kernel.abi.textcalls import LlmDetokenize, LlmEmbed, LlmTokenize
 
 # Bounds of single fields; what they bound is said where they are used.
-MAX_NAME_CHARS = 64
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_MESSAGES = 800  # five values each: see shape.py
-MAX_TOKENS = 1 << 20
 MAX_TOOLS_CHARS = 128 << 10
 MAX_CONSTRAINT_CHARS = 64 << 10
 MAX_BIASES = 1024
 MAX_BIAS = 100.0
 MAX_LOGPROBS = 20
 MAX_LOGPROB_ENTRIES = 1 << 16  # of a reply: max_tokens times (logprobs + 1)
-MAX_TEXTS = 64  # of one llm.embed: its vectors are one answer
 MAX_MAIL_BYTES = 64 << 10
 MAX_LOG_CHARS = 4096
-CAPABILITIES = ("task.create",)  # what a task may be given; an operator has all
+# What a task may be given; an operator has all.
+CAPABILITIES = ("task.create", "sched.raise", "sched.realtime", "sched.group")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +58,7 @@ class SysHello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysInfo:
     """Answer {version, model, description, is_ready, slots, window_tokens, threads, policy,
-    quantum_tokens, tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention,
+    tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention,
     models: [{name, state, core_pid, core_restarts, banks: [[slots, window_tokens, size_bytes]], kv_bytes}]}.
 
     is_ready: the first model is loaded and an LLM core serves it. All but `models` is of the first model, or of
@@ -57,12 +70,15 @@ class SysStat:
     """Answer the kernel's counters since boot: {steps, core_busy_s, generated_tokens, prompt_tokens,
     recomputed_tokens, switches, held_preemptions, restores, failed_restores, dropped_contexts,
     switch_bytes, switch_s, core_restarts, bad_messages, cut_connections, throttled, segment_bytes,
-    snapshot_bytes, requests: {state: count}, runs, moves, sampling_s, reused_tokens, models: [{name, ...}]}.
+    snapshot_bytes, requests: {state: count}, runs, moves, sampling_s, reused_tokens, sched_s, charged_s, cost_r2,
+    cost_p95_error, rescues, longest_wait_s, paused, models: [{name, ...}]}.
 
     cut_connections: closed by the kernel for what their peers did; held_preemptions: switches inside a
     character, a possible stop string or a grammar; segment_bytes: held for parked contexts, snapshot_bytes: of
     those in use; runs: passes over the model's weights; moves: contexts that changed places inside the core;
-    reused_tokens: of prompts, whose context was still there. Counters of a model are the first one's here, and
+    reused_tokens: of prompts, whose context was still there; sched_s: the kernel's own time for steps' results and
+    next plans; charged_s: modelled core time; cost_p95_error: of the model, relative; rescues: waits that reached that
+    stage; paused: tasks without memory for their contexts. Counters of a model are the first one's here, and
     each one's in `models`."""
 
 
@@ -80,14 +96,15 @@ class LlmGenerate:
     `keep`: what was computed is kept for the task's next request that begins alike, if left out for `messages` only.
 
     With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
-    "stop"|"length", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s, wait_s,
-    total_s, core_s, switches, restores, recomputed_tokens}}. With logprobs, the answer and the chunks have logprobs:
-    [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
+    "stop"|"length"|"quota", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s,
+    wait_s, total_s, core_s, switches, restores, recomputed_tokens}}. With logprobs, the answer and the chunks have
+    logprobs: [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
     {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning.
 
     EINVAL: a field, or the model's template, grammar or schema refuses it; ENOENT: no such model; EFBIG: the
-    prompt and one token do not fit the window; EAGAIN: too many requests in flight; ETIMEDOUT: deadline; EINTR:
-    cancelled; EIO: three LLM cores died while this request was on them, or the model cannot be loaded."""
+    prompt and one token do not fit the window; EAGAIN: too many requests in flight, or too long a wait, then with
+    retry_after_ms; EDQUOT: a quota of its task or group is used up; ETIMEDOUT: deadline; EINTR: cancelled; EIO: three
+    LLM cores died while this request was on them, or the model cannot be loaded."""
 
     prompt: str | None = None
     messages: list | None = bounded(1, MAX_MESSAGES, None)
@@ -138,43 +155,6 @@ class LlmStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlmTokenize:
-    """Answer {tokens: [int]}; with_special adds the model's opening token and reads control tokens.
-
-    ENOENT: no such model; EIO: it cannot be loaded."""
-
-    text: str
-    with_special: bool = True
-    model: str = bounded(0, MAX_NAME_CHARS, "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlmDetokenize:
-    """Answer {text} of tokens, given as in llm.generate; bytes that are no UTF-8 become U+FFFD.
-
-    With pieces, also {pieces: [bytes]} of each token, of 2,048 at most. EINVAL: a token outside the vocabulary, or too
-    many for their pieces; ENOENT: no such model; EIO: it cannot be loaded."""
-
-    tokens: list | bytes = bounded(0, 4 * MAX_TOKENS)
-    pieces: bool = False
-    model: str = bounded(0, MAX_NAME_CHARS, "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlmEmbed:
-    """Answer {vectors: [bytes], width}: a vector of length 1 for each of `texts`, or of `tokens` (lists, or bytes as in
-    llm.generate); `width` little-endian float32 each.
-
-    `model` is a name of llm.models; the first one for embeddings, if left out. EINVAL: a field, or the model is none
-    for embeddings; ENOENT: no such model; EFBIG: a text does not fit its window; EIO: it cannot be loaded, or
-    three LLM cores died of this."""
-
-    texts: list | None = bounded(1, MAX_TEXTS, None)
-    tokens: list | None = bounded(1, MAX_TEXTS, None)
-    model: str = bounded(0, MAX_NAME_CHARS, "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LlmModels:
     """Answer {models: [{name, path, description, family, exactness, state, reason, window_tokens, chat_format,
     takes_tools, is_embedding, embedding_width, devices, slots}]}, the first one first.
@@ -188,9 +168,9 @@ class ProcSpawn:
     """Start a Python script as a child task of the caller. Answers {pid}.
 
     `script` is a path; relative ones are seen from `cwd`, or from the kernel's folder. `env` is added to
-    the kernel's; `priority` is the caller's own unless given; `capabilities` are among the caller's own.
-    EINVAL: no such script or capability; EPERM: a priority above the caller's, or a capability that it
-    lacks; EAGAIN: too many tasks."""
+    the kernel's; `priority` (nice) and `group` are the caller's own unless given; `capabilities` are among its own.
+    EINVAL: no such script or capability; ENOENT: no such group; EPERM: a priority above the caller's, another's group,
+    or a capability that it lacks; EAGAIN: too many tasks."""
 
     script: str = bounded(1, 4096)
     args: list = bounded(0, 256, ())
@@ -198,6 +178,7 @@ class ProcSpawn:
     env: dict | None = bounded(0, 256, None)
     cwd: str | None = bounded(1, 4096, None)
     priority: int | None = bounded(-20, 19, None)
+    group: str = bounded(0, MAX_GROUP_CHARS, "")
     capabilities: list = bounded(0, 16, ())
 
 
@@ -206,12 +187,13 @@ class TaskCreate:
     """Create a task without a process, held by the caller: a child of it, scheduled, accounted, limited and
     killed as any task is. Answers {pid}, a number above every process's.
 
-    Calls are made in its name with the option `task`. It ends by proc.exit in its own name, by proc.kill, or
-    with its holder: an agent's process, an operator's connection. EPERM: the caller lacks the capability
-    task.create, or a priority above its own; EAGAIN: too many tasks."""
+    Calls are made in its name with the option `task`. `group` is the caller's own unless given. It ends by proc.exit in
+    its own name, by proc.kill, or with its holder: an agent's process, an operator's connection. EPERM: the caller
+    lacks the capability task.create, or a priority above its own, or another's group; ENOENT: no such group; EAGAIN."""
 
     name: str = bounded(0, MAX_NAME_CHARS, "")
     priority: int | None = bounded(-20, 19, None)
+    group: str = bounded(0, MAX_GROUP_CHARS, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,12 +228,13 @@ class ProcKill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcPs:
-    """Answer {tasks: [{pid, ppid, name, has_process, state, waits_for, priority, cpu_s, cpu_percent, throttled,
-    rss_bytes, requests, in_flight, context_tokens, context_limit, prompt_tokens, generated_tokens,
-    recomputed_tokens, switches, restores, switch_bytes, wait_s, ttft_s, calls, age_s, status, signal}]}.
+    """Answer {tasks: [{pid, ppid, name, has_process, state, waits_for, priority, sched_class, policy, group,
+    attained_s, waits_now_s, stage, bound_s, cpu_s, cpu_percent, throttled, rss_bytes, requests, in_flight,
+    context_tokens, context_limit, prompt_tokens, generated_tokens, recomputed_tokens, switches, restores, switch_bytes,
+    wait_s, ttft_s, calls, age_s, status, signal}]}.
 
     context_tokens: of the task's largest context in flight; context_limit: what its model allows, 0 until that is
-    known."""
+    known. policy: "" is its group's; waits_now_s, stage, bound_s as in sched.stat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,31 +287,6 @@ class MemUnlink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SchedSetattr:
-    """Change a task's priority (nice: -20 first, 19 last) or, as an operator, the policy and quantum.
-
-    pid 0 is the caller. Without being an operator a task may only lower itself or a child. Answers what
-    sched.getattr answers. EPERM, ESRCH, EINVAL."""
-
-    pid: int = bounded(0, 1 << 31, 0)
-    priority: int | None = bounded(-20, 19, None)
-    policy: str | None = bounded(1, 32, None)
-    quantum_tokens: int | None = bounded(1, 1 << 20, None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedGetattr:
-    """Answer {pid, priority, policy, quantum_tokens}. ESRCH."""
-
-    pid: int = bounded(0, 1 << 31, 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedGetpolicies:
-    """Answer {policies: [{name, doc}], current}."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogWrite:
     """Append a line to the caller's log, beside what it prints. Answers {}."""
 
@@ -376,6 +334,14 @@ CALLS: dict[str, type] = {
     "sched.setattr": SchedSetattr,
     "sched.getattr": SchedGetattr,
     "sched.getpolicies": SchedGetpolicies,
+    "sched.hint": SchedHint,
+    "sched.stat": SchedStat,
+    "group.create": GroupCreate,
+    "group.setattr": GroupSetattr,
+    "group.attach": GroupAttach,
+    "group.remove": GroupRemove,
+    "group.stat": GroupStat,
+    "sys.pressure": SysPressure,
     "log.write": LogWrite,
 }
 

@@ -75,6 +75,8 @@ def encode_answer(call_id: int, kind: str, body: dict[str, Any], seq: int = -1) 
 
 def encode_error(call_id: int, error: KernelError) -> bytes:
     body = {"errno": int(error.number), "name": error.number.name, "text": error.text}
+    if error.retry_after_ms is not None:
+        body["retry_after_ms"] = error.retry_after_ms
     return encode_answer(call_id, "error", body)
 
 

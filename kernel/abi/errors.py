@@ -19,6 +19,7 @@ class Errno(IntEnum):
     ECHILD = errno.ECHILD  # nothing to wait for
     EAGAIN = errno.EAGAIN  # a limit is reached for now
     ENOMEM = errno.ENOMEM  # no memory for the segment or the context
+    EBUSY = errno.EBUSY  # the group is not empty
     EEXIST = errno.EEXIST  # the name is taken
     EINVAL = errno.EINVAL  # a field is missing, unknown, or has a wrong value
     EFBIG = errno.EFBIG  # prompt longer than the window
@@ -27,6 +28,7 @@ class Errno(IntEnum):
     EBADMSG = errno.EBADMSG  # not a frame of this protocol
     EMSGSIZE = errno.EMSGSIZE  # a frame is longer than the limit
     EPROTO = errno.EPROTO  # another protocol version, or a call before sys.hello
+    EDQUOT = errno.EDQUOT  # a quota is used up
     ETIMEDOUT = errno.ETIMEDOUT  # the deadline passed
     ESHUTDOWN = errno.ESHUTDOWN  # the kernel is going down
 
@@ -34,7 +36,8 @@ class Errno(IntEnum):
 class KernelError(Exception):
     """A call that ends in an error reply."""
 
-    def __init__(self, number: Errno, text: str) -> None:
+    def __init__(self, number: Errno, text: str, retry_after_ms: int | None = None) -> None:
         super().__init__(text)
         self.number = number
         self.text = text
+        self.retry_after_ms = retry_after_ms  # of EAGAIN, where it can be told

@@ -12,6 +12,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from kernel.abi.errors import Errno, KernelError
 
+# Bounds that calls of several files share.
+MAX_NAME_CHARS = 64
+MAX_TOKENS = 1 << 20
+
 Schema = dict[str, tuple[tuple[type, ...], float | None, float | None, bool]]
 
 

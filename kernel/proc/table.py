@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from kernel.abi.calls import CAPABILITIES, ProcKill, ProcSpawn, ProcWait, TaskCreate
 from kernel.abi.errors import Errno, KernelError
@@ -18,16 +18,29 @@ from kernel.effects import Effect, Launch, Signal
 from kernel.limits import MAX_HELD_TASKS, MAX_ORPHAN_ZOMBIES, MAX_TASKS, TAIL_LINES
 from kernel.objects import Call, Task
 from kernel.states import TaskState
+from kernel.taskattr import TaskAttr
 
 SIGNALS = ("TERM", "KILL", "INT", "STOP", "CONT", "USR1", "USR2")
 ENDING = {name: int(getattr(signal, f"SIG{name}")) for name in ("TERM", "KILL", "INT")}
 FIRST_HELD = (1 << 22) + 1  # Linux numbers no process above 2^22 (PID_MAX_LIMIT)
 
 
+class GroupsOfTasks(Protocol):
+    """What the table needs of scheduling groups."""
+
+    def check_join(self, call: Call, path: str, method: str) -> None:
+        """Raise KernelError ENOENT, EPERM or EAGAIN when the caller's child may not begin in a group; "": its own."""
+        ...
+
+    def attr_of_child(self, parent: Task | None, path: str) -> TaskAttr: ...
+    def count(self, path: str, change: int) -> None: ...
+
+
 class TaskTable:
     """Tasks by pid. Handlers raise KernelError as the calls' docstrings say."""
 
-    def __init__(self, calls: CallTable, emit: Callable[[Effect], None]) -> None:
+    def __init__(self, calls: CallTable, emit: Callable[[Effect], None], groups: GroupsOfTasks) -> None:
+        self._groups = groups
         self.tasks: dict[int, Task] = {}
         self._calls = calls
         self._emit = emit
@@ -49,6 +62,7 @@ class TaskTable:
             text = f"proc.spawn: priority {options.priority} is above the caller's own {floor}"
             raise KernelError(Errno.EPERM, text)
         _check_capabilities(call, options.capabilities)
+        self._groups.check_join(call, options.group, "proc.spawn")
         if self.living() + len(self._launches) >= MAX_TASKS:
             raise KernelError(Errno.EAGAIN, f"proc.spawn: {MAX_TASKS} tasks exist")
         argv = (options.script, *_strings("args", options.args))
@@ -75,6 +89,7 @@ class TaskTable:
             now_ns,
             (pid, birth),
             priority=priority,
+            sched=self._groups.attr_of_child(parent, options.group),
             capabilities=frozenset(options.capabilities),
         )
         task.is_named = bool(options.name)
@@ -108,6 +123,7 @@ class TaskTable:
         if priority is not None and priority < floor:
             text = f"task.create: priority {priority} is above the caller's own {floor}"
             raise KernelError(Errno.EPERM, text)
+        self._groups.check_join(call, options.group, "task.create")
         holder = parent.pid if parent else -call.peer
         held = self._held.get(holder, {})
         if len(held) >= MAX_HELD_TASKS or self.living() >= MAX_TASKS:
@@ -121,6 +137,7 @@ class TaskTable:
             now_ns,
             call.speaker,
             priority=(parent.priority if parent else 0) if priority is None else priority,
+            sched=self._groups.attr_of_child(parent, options.group),
             has_process=False,
             is_launched=False,
             holder=holder,
@@ -137,6 +154,7 @@ class TaskTable:
             self._reap(stale)
         self.tasks[task.pid] = task
         self._living += 1
+        self._groups.count(task.sched.group, 1)
         if task.ppid:
             self.tasks[task.ppid].has_had_children = True
 
@@ -207,6 +225,7 @@ class TaskTable:
             task.reason = _reason(task)
         task.move(TaskState.ZOMBIE)
         self._living -= 1
+        self._groups.count(task.sched.group, -1)
         if not task.has_process:
             self._leave_holder(task)
         tasks = self.tasks.values() if task.has_had_children else ()

@@ -56,6 +56,10 @@ class BankRota:
             self._served[number] = self._steps
         return self._chosen
 
+    def fit_together(self, wanted: Sequence[int]) -> bool:
+        """Whether all of these banks may have memory at once."""
+        return len(self._fill([], wanted)) == len(wanted)
+
     def _fill(self, chosen: list[int], candidates: Sequence[int]) -> list[int]:
         """Add candidates, in order, as far as the budget goes; the first of all is always let in."""
         taken = list(chosen)

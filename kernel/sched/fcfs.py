@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
-from kernel.objects import Request
+from kernel.sched.ranked import Ranked
 
 
-class FirstComeFirstServed:
-    """First come, first served, to completion; never preempts."""
-
-    def __init__(self) -> None:
-        self._queue: dict[Request, None] = {}  # in order of arrival; the first ones run
-
-    def add(self, request: Request) -> None:
-        self._queue[request] = None
-
-    def remove(self, request: Request) -> None:
-        del self._queue[request]
-
-    def charge(self, request: Request, units: int) -> None:
-        pass
-
-    def choose(self, slots: int) -> list[Request]:
-        return list(islice(self._queue, slots))
+class FirstComeFirstServed(Ranked):
+    """First come, first served, to completion; never preempts. What llama-server, Ollama and AIOS do."""

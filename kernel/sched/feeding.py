@@ -6,15 +6,26 @@ context is fed in does not depend on what is decided here, only when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kernel.engine.base import CHUNK_TOKENS
 from kernel.objects import Request
+from kernel.sched.charging import Charging
+from kernel.sched.flight import Fed
+from kernel.sched.groups import Groups
 from kernel.sched.turns import step_rows
 
 FEW = 6  # tokens of others, which take about as long as reading the weights once more
 
-Fed = list[tuple[Request, list[tuple[int, int, int]]]]  # the rows of each request, as step_rows gives them
+
+def chunks_within(gap: float, decode_ns: float, chunk_ns: float, least: int, most: int) -> int:
+    """Return how many chunks a step may have so that it lasts `gap` times its decodes at most; at least `least`.
+
+    gap: what those who decode put up with between two tokens, 0: anything.
+    """
+    if not gap or not decode_ns:
+        return most
+    return min(most, max(least, int((gap - 1) * decode_ns / chunk_ns)))
 
 
 class Feeding:
@@ -26,22 +37,36 @@ class Feeding:
     for their tokens take little time and a pass less is made.
     """
 
-    def __init__(self, prefill_tokens: int) -> None:
-        self._most_chunks = max(1, prefill_tokens // CHUNK_TOKENS)
+    def __init__(self, prefill_tokens: int, groups: Groups, charging: Charging) -> None:
+        self.most_chunks = max(1, prefill_tokens // CHUNK_TOKENS)
+        self._groups = groups
+        self._charging = charging
         self._chunks_in_a_row = 0  # since the last step that decoded
 
-    def choose(self, working: Sequence[Request], is_everybody: bool) -> Fed:
+    def choose(self, working: Sequence[Request], is_everybody: bool, rescued: Collection[Request] = ()) -> Fed:
         """Return what each is fed, first come first; is_everybody: nobody waits for a slot."""
-        fed = self._rows(working, self._most_chunks - self._chunks_in_a_row)
+        most_chunks = self._within_gaps(working, rescued)
+        fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row))
         if not fed and self._chunks_in_a_row:
             self._chunks_in_a_row = 0
-            fed = self._rows(working, self._most_chunks)
+            fed = self._rows(working, most_chunks)
         prompts = [(request, rows) for request, rows in fed if rows[-1][2]]
         if prompts and is_everybody and len(fed) - len(prompts) > FEW:
             self._chunks_in_a_row += sum(rows[-1][2] for _, rows in prompts)
             return prompts
         self._chunks_in_a_row = 0
         return fed
+
+    def _within_gaps(self, working: Sequence[Request], rescued: Collection[Request]) -> int:
+        """Return how many chunks of prompts those who decode put up with; each of the rescued may have one."""
+        reading = [request for request in working if request.kv_tokens < request.prompt_tokens]
+        decoding = [request for request in working if request.kv_tokens >= request.prompt_tokens]
+        gaps = {self._groups.effective(request.task.sched.group).gap for request in decoding} - {0.0}
+        if not reading or not gaps:
+            return self.most_chunks
+        least = min(self.most_chunks, max(1, sum(request in rescued for request in reading)))
+        decode_ns, chunk_ns = self._charging.decodes_ns(decoding), self._charging.chunk_ns(reading[0])
+        return chunks_within(min(gaps), decode_ns, chunk_ns, least, self.most_chunks)
 
     @staticmethod
     def _rows(working: Sequence[Request], left: int) -> Fed:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from kernel.engine.base import Opening, Restore, Save, StepResult
 from kernel.objects import Request
 
+Fed = list[tuple[Request, list[tuple[int, int, int]]]]  # the rows of each request, as turns.step_rows gives them
+
 
 @dataclass(slots=True)
 class Totals:
@@ -34,6 +36,7 @@ class Totals:
     runs: int = 0  # passes over the weights
     moves: int = 0  # contexts that changed places inside the core
     sampling_ns: int = 0
+    rescues: int = 0  # waits that went on for the whole of starve_ms
 
     def add(self, result: StepResult) -> None:
         """Count what a step took."""
@@ -54,6 +57,8 @@ class Flight:
     saves: dict[int, tuple[Request, Save]] = field(default_factory=dict)  # by segment
     restores: dict[int, tuple[Request, Restore]] = field(default_factory=dict)  # by slot
     openings: list[Opening] = field(default_factory=list)
+    fed: Fed = field(default_factory=list)
+    admitted: dict[int, Request] = field(default_factory=dict)  # who got which slot
 
     def requests(self) -> set[Request]:
         parts = (*self.rows.values(), *self.saves.values(), *self.restores.values())

@@ -30,6 +30,9 @@ from kernel.sched.fields import (
     sampling_of,
     tools_of,
 )
+from kernel.sched.gate import Gate
+from kernel.sched.groups import Groups
+from kernel.sched.quota import Quotas
 from kernel.sched.standing import Ends, tell
 from kernel.states import RequestState, TaskState
 
@@ -37,8 +40,9 @@ from kernel.states import RequestState, TaskState
 class RequestManager:
     """Every request in flight, of all models."""
 
-    def __init__(self, calls: CallTable, cores: Cores, asks: Asks) -> None:
+    def __init__(self, calls: CallTable, cores: Cores, asks: Asks, groups: Groups) -> None:
         self._calls = calls
+        self._gate = Gate(groups)
         self._cores = cores
         self._asks = asks
         self._by_call: dict[tuple[int, int], Request] = {}
@@ -46,6 +50,7 @@ class RequestManager:
         self._awaiting_first: dict[Request, None] = {}
         self._arrivals = 0
         self._ends: dict[int, Ends] = defaultdict(Ends)  # by core
+        self.quotas = Quotas(groups)
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -65,6 +70,8 @@ class RequestManager:
             check_biases(sampling, core.info.vocab)
             _check_window(core.info, len(tokens or ()))
         self._check_room(task)
+        self._gate.check(task, core.scheduler.waits.waiting, self._ends[core.number])
+        self.quotas.enter(task, now_ns)
         self._arrivals += 1
         request = Request(
             number=self._arrivals,
@@ -82,6 +89,7 @@ class RequestManager:
             logprobs=None if options.logprobs is None else Logprobs(),
         )
         task.requests.append(request)
+        task.last_core = core.number
         task.usage.requests += 1
         self._by_call[call.key] = request
         self._in_flight[core.number] += 1
@@ -126,10 +134,10 @@ class RequestManager:
         for request in task.requests:
             self._cores[request.core].scheduler.remove(request, now_ns)
 
-    def resume(self, task: Task) -> None:
+    def resume(self, task: Task, now_ns: int) -> None:
         for request in task.requests:
             if request.prompt_tokens:
-                self._cores[request.core].scheduler.add(request)
+                self._cores[request.core].scheduler.add(request, now_ns)
 
     def end(self, request: Request, error: KernelError, now_ns: int) -> None:
         """End a request with an error."""
@@ -222,11 +230,13 @@ class RequestManager:
             if not tokens:
                 raise KernelError(Errno.EINVAL, "llm.generate: the prompt has no tokens")
             _check_window(core.info, len(tokens))
+            most = min(len(tokens) + request.most_tokens, core.info.window_tokens)
+            self.quotas.admit(request, len(tokens), most)
         except KernelError as error:
             self.end(request, error, now_ns)
             return
         if request.constraint is None:
-            self._admit(request, tokens)
+            self._admit(request, tokens, now_ns)
             return
 
         def followed(answer: Any, error: str | None, now_ns: int) -> None:
@@ -234,7 +244,7 @@ class RequestManager:
                 self.end(request, KernelError(Errno.EINVAL, f"llm.generate: {error}"), now_ns)
             else:
                 request.is_whole_at_limit = answer >= 0
-                self._admit(request, tokens)
+                self._admit(request, tokens, now_ns)
 
         kind, text = request.constraint.kind, request.constraint.text
         request.most_tokens = min(request.most_tokens, core.info.window_tokens - len(tokens))
@@ -242,7 +252,7 @@ class RequestManager:
         value["sender"] = request.task.pid
         self._asks.put(request.core, "constraint", value, request.call, followed)
 
-    def _admit(self, request: Request, tokens: list[int]) -> None:
+    def _admit(self, request: Request, tokens: list[int], now_ns: int) -> None:
         """Nothing is wrong with the request: let it be scheduled."""
         core = self._cores[request.core]
         request.tokens = tokens
@@ -250,7 +260,7 @@ class RequestManager:
         request.task.usage.prompt_tokens += request.prompt_tokens
         core.scheduler.totals.prompt_tokens += request.prompt_tokens
         if request.task.state is not TaskState.STOPPED:
-            core.scheduler.add(request)
+            core.scheduler.add(request, now_ns)
 
     def _deliver(self, request: Request, item: Sampled, now_ns: int) -> None:
         core = self._cores[request.core]
@@ -271,15 +281,17 @@ class RequestManager:
         text = request.text.feed(item.piece)
         if request.options.stream:
             request.unsent.append(item.token)
+        request.quota = self.quotas.count(request, now_ns)
         if request.text.stopped:
             self._stream(request, text)
             self._succeed(request, RequestState.FINISHED_STOP, now_ns)
         elif (
             request.generated_tokens >= request.most_tokens
             or len(request.tokens) >= core.info.window_tokens
+            or request.quota
         ):
             self._stream(request, text)
-            is_cut = not request.is_whole_at_limit
+            is_cut = bool(request.quota) or not request.is_whole_at_limit
             state = RequestState.FINISHED_LENGTH if is_cut else RequestState.FINISHED_STOP
             self._succeed(request, state, now_ns)
         elif text:
@@ -308,7 +320,7 @@ class RequestManager:
         body: dict[str, Any] = {
             "text": request.text.text,
             "tokens": request.tokens[request.prompt_tokens :],
-            "finish_reason": "stop" if state is RequestState.FINISHED_STOP else "length",
+            "finish_reason": _finish_reason(request, state),
             "usage": {
                 "prompt_tokens": request.prompt_tokens,
                 "cached_tokens": request.reused_tokens,
@@ -333,6 +345,7 @@ class RequestManager:
         """End a request's scheduling; its call is answered by whoever asked for this."""
         request.move(state)
         self._ends[request.core].add(now_ns)
+        self.quotas.leave(request)
         self._cores[request.core].scheduler.remove(request, now_ns)
         request.task.requests.remove(request)
         del self._by_call[request.call.key]
@@ -340,6 +353,12 @@ class RequestManager:
         self._awaiting_first.pop(request, None)
         self._asks.forget(request.call)
         request.task.settle()
+
+
+def _finish_reason(request: Request, state: RequestState) -> str:
+    if state is RequestState.FINISHED_STOP:
+        return "stop"
+    return "quota" if request.quota else "length"
 
 
 def _take_chat(request: Request, core: Core, answer: dict[str, Any]) -> list[int]:

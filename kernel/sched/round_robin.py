@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import ClassVar
 
 from kernel.objects import Request
+from kernel.sched.params import QUANTUM_TOKENS, Param
 
 
 class RoundRobin:
-    """Round robin over tasks: a request keeps its slot for a quantum, longer while nobody waits."""
+    """Round robin over tasks: a request keeps its slot for a quantum, longer while nobody waits. As in CTSS."""
+
+    PARAMS: ClassVar[Mapping[str, Param]] = {"quantum_tokens": QUANTUM_TOKENS}
 
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
         self._used: dict[Request, int] = {}  # those that hold a slot, longest holder first
-        self._waiting: dict[int, deque[Request]] = {}  # by pid; the order of keys is the order of turns
+        self._waiting: OrderedDict[int, deque[Request]] = OrderedDict()  # by pid; the order of keys is the order of turns
 
     def add(self, request: Request) -> None:
         self._waiting.setdefault(request.task.pid, deque()).append(request)
@@ -27,15 +32,15 @@ class RoundRobin:
         if not queue:
             del self._waiting[request.task.pid]
 
-    def charge(self, request: Request, units: int) -> None:
+    def charge(self, request: Request, core_ns: int, tokens: int) -> None:
         if request in self._used:
-            self._used[request] += units
+            self._used[request] += tokens
 
-    def choose(self, slots: int) -> list[Request]:
-        while len(self._used) > slots:  # the kernel was given fewer slots
-            last = next(reversed(self._used))
-            del self._used[last]
-            self.add(last)
+    def choose(self, slots: int, work_ns: int) -> list[Request]:
+        while len(self._used) > slots:  # others have a claim to some of the slots
+            last, _ = self._used.popitem()
+            self._waiting.setdefault(last.task.pid, deque()).appendleft(last)
+            self._waiting.move_to_end(last.task.pid, last=False)
         while self._waiting and len(self._used) < slots:
             self._take_turn()
         spent = [request for request, used in self._used.items() if used >= self._quantum]

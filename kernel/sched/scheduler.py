@@ -1,32 +1,29 @@
-"""Turns the policy's choice into step plans, and the core's results into progress of requests.
+"""Turns what the queues choose into step plans, and the core's results into progress of requests.
 
-Who calls it: core.py. What must hold: a slot holds one request's KV or nothing; a request's snapshot is
-replaced only once the new one is whole; whatever dies, `tokens` are enough to go on exactly.
+Who calls it: core.py. What must hold: a slot holds one request's KV or nothing; whatever dies, `tokens` are enough to
+go on exactly; the same events give the same plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kernel.context.store import SegmentStore
-from kernel.engine.base import (
-    RECOMPUTE,
-    EngineInfo,
-    Restore,
-    Row,
-    Sampled,
-    Save,
-    StepPlan,
-    StepResult,
-)
+from kernel.engine.base import EngineInfo, Restore, Row, Sampled, StepPlan, StepResult
 from kernel.limits import MAX_CORE_DEATHS
-from kernel.objects import KVSnapshot, Request, Task
+from kernel.objects import Request, Task
+from kernel.sched.charging import Charging
 from kernel.sched.feeding import Feeding
-from kernel.sched.flight import Flight, Totals, opening_of, token_digest
-from kernel.sched.kept import KeptContexts
+from kernel.sched.flight import Flight, Totals, opening_of
+from kernel.sched.groups import Groups
+from kernel.sched.parking import Parking
+from kernel.sched.pressure import Pressure
 from kernel.sched.queues import BankQueues
+from kernel.sched.reasons import why_admitted, why_evicted
+from kernel.sched.rescue import Stage
+from kernel.sched.residency import Residency
 from kernel.sched.suspects import SuspectTurns
-from kernel.sched.turns import chunks_in
+from kernel.sched.waits import Waits
 from kernel.states import RequestState
 
 
@@ -34,88 +31,97 @@ class Scheduler:
     """Slots, runnable requests and the step in flight. `settled` is told of every slot gained or lost."""
 
     def __init__(
-        self,
-        policy: str,
-        quantum_tokens: int,
-        prefill_tokens: int,
-        store: SegmentStore,
-        settled: Callable[[Request], None],
+        self, groups: Groups, prefill_tokens: int, store: SegmentStore, settled: Callable[[Request], None]
     ) -> None:
         self.totals = Totals()
         self.info: EngineInfo | None = None  # None: no core is ready
-        self._feeding = Feeding(prefill_tokens)
-        self._store = store
+        self.waits = Waits()
+        self.charging = Charging()
+        self.pressure = Pressure()  # for slots
+        self.memory_pressure = Pressure()  # for contexts
+        self.queues = BankQueues(groups, self._reached)
+        self._groups = groups
+        self._feeding = Feeding(prefill_tokens, groups, self.charging)
         self._settled = settled
         self._runnable: dict[Request, None] = {}
-        self._queues = BankQueues(policy, quantum_tokens)
+        self._parking = Parking(store, self.totals)
+        self._residency = Residency(self._parking, self._runnable.keys(), self._pause, self._let_run)
         self._slots: list[Request | None] = []
         self._dirty: set[int] = set()  # slots whose KV nobody wants any more
         self._opened: set[int] = set()  # slots whose request the core knows how to draw for
         self._gated: set[int] = set()  # requests for which the core keeps a place in a grammar
         self._closes: list[int] = []  # of those, the ones that ended
-        self._leaving: dict[int, Request] = {}  # by the slot that a turn to be kept has just left
-        self._kept = KeptContexts(store.release)
         self._flight: Flight | None = None
         self._steps_planned = 0
         self._suspects = SuspectTurns()
+        self._now_ns = 0  # of the newest event
 
     # -- who is runnable ----------------------------------------------------------------------
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, now_ns: int) -> None:
         """A request has its tokens, or its task goes on after a STOP: it may run."""
+        self._now_ns = now_ns
+        if self._residency.holds(request):
+            return
         is_new = request.snapshot is None and not request.fed_tokens
-        if is_new and self.info is not None and self.info.can_trim and not self._kept.lend(request):
+        if is_new and self.info is not None and self.info.can_trim and not self._parking.kept.lend(request):
             return  # until the context that it goes on with is saved
-        self._let_run(request)
+        self._let_run(request, "it came when every slot was taken")
 
-    def _let_run(self, request: Request) -> None:
+    def _let_run(self, request: Request, cause: str) -> None:
         if not request.fed_tokens:
             self.totals.reused_tokens += request.reused_tokens
         self._runnable[request] = None
-        self._queues.add(request)
+        self.queues.add(request, self._now_ns)
+        self.waits.wants(request, self._now_ns, cause)
 
     def remove(self, request: Request, now_ns: int) -> None:
         """A request ended or its task was stopped. A stopped one keeps its KV until the next plan."""
-        if request in self._runnable:
-            del self._runnable[request]
-            self._queues.remove(request)
-        self._kept.give_back(request)
+        self._now_ns = now_ns
+        self._unqueue(request, now_ns)
+        self._residency.forget(request)
+        self._parking.kept.give_back(request)
         if request.is_finished:
             if request.number in self._gated:
                 self._gated.remove(request.number)
                 self._closes.append(request.number)
-            can_trim = self.info is not None and self.info.can_trim
-            if can_trim and self._kept.is_worth(request) and self._kept.put(request):
-                assert request.slot is not None
-                self._leaving[request.slot] = request
+            if self.info is not None and self.info.can_trim:
+                self._parking.keep(request)
             self._leave_slot(request, now_ns)
-            self._drop_snapshot(request)
+            self._parking.drop_snapshot(request)
+
+    def _unqueue(self, request: Request, now_ns: int) -> None:
+        if request in self._runnable:
+            del self._runnable[request]
+            self.queues.remove(request)
+            self.waits.wants_no_more(request, now_ns, request.slot is not None)
 
     def forget(self, task: Task) -> None:
         """A task ended: nothing is kept for it."""
-        self._kept.forget(task.pid)
+        self._parking.kept.forget(task.pid)
+        self.waits.forget(task.pid)
 
-    def reprioritise(self, requests: list[Request], change: Callable[[], None]) -> None:
-        """Take requests out of the policy's order, let `change` alter their rank, put them back."""
+    def requeue(self, requests: Collection[Request], change: Callable[[], None], now_ns: int) -> None:
+        """Take requests out of their queues, let `change` alter how they are ranked, put them back."""
         known = [request for request in requests if request in self._runnable]
         for request in known:
-            self._queues.remove(request)
+            self.queues.remove(request)
         change()
-        for request in known:
-            self._queues.add(request)
-
-    def set_policy(self, name: str, quantum_tokens: int) -> None:
-        """Start a new policy with everything that is runnable, those that hold a slot first."""
-        slot_holders_first = sorted(self._runnable, key=lambda item: (item.slot is None, item.number))
-        self._queues.set_policy(name, quantum_tokens, slot_holders_first)
+        for request in sorted(known, key=lambda item: (item.slot is None, item.number)):
+            self.queues.add(request, now_ns)
 
     @property
-    def policy_name(self) -> str:
-        return self._queues.policy_name
+    def runnable(self) -> Collection[Request]:
+        return self._runnable.keys()
 
     @property
-    def quantum_tokens(self) -> int:
-        return self._queues.quantum_tokens
+    def paused(self) -> int:
+        """How many tasks wait for memory."""
+        return len(self._residency)
+
+    @property
+    def most_chunks(self) -> int:
+        return self._feeding.most_chunks
 
     def held_slots(self) -> dict[int, Request]:
         return {slot: request for slot, request in enumerate(self._slots) if request is not None}
@@ -130,13 +136,23 @@ class Scheduler:
         """Return the next step, or None when the core is away, at work, or has nothing to do."""
         if self.info is None or self._flight is not None:
             return None
-        if not (self._runnable or any(self._slots) or self._closes or self._leaving):
+        if not (self._runnable or any(self._slots) or self._closes or self._parking.is_leaving or self.paused):
             return None
+        plan = self._plan(self.info, now_ns)
+        if plan is None and self.paused:  # whoever was to run was paused: others may, with the slots empty
+            plan = self._plan(self.info, now_ns)
+        return plan
+
+    def _plan(self, info: EngineInfo, now_ns: int) -> StepPlan | None:
+        self._now_ns = now_ns
+        self._residency.resume(info, len(self._slots))
         flight = Flight(self._steps_planned + 1)
-        self._save_leaving(flight)
-        chosen, banks = self._choose(flight, now_ns)
+        for taker in self._parking.save_leaving(flight, info):
+            self._let_run(taker, "what it goes on with was being saved")
+        chosen, banks, rescued = self._choose(flight, now_ns)
         working = self._suspects.choose(chosen, bool(flight.saves or flight.restores))
-        decodes, chunks = self._feed(working, flight)
+        decodes, chunks = self._feed(working, rescued, flight)
+        self._note_pressure(now_ns)
         if not (decodes or chunks or flight.saves or flight.restores or self._closes):
             return None
         self._steps_planned = flight.number
@@ -156,42 +172,57 @@ class Scheduler:
             chunks=tuple(chunks),
         )
 
-    def _choose(self, flight: Flight, now_ns: int) -> tuple[list[Request], tuple[int, ...]]:
-        """Return who holds a slot in this step and which banks have memory, having moved everybody there."""
+    def next_timer_ns(self) -> int | None:
+        """When there may be something to do though nothing happens: a group's cap lets it go on."""
+        return None if self._flight is not None else self.queues.next_free_ns()
+
+    def _choose(self, flight: Flight, now_ns: int) -> tuple[list[Request], tuple[int, ...], list[Request]]:
+        """Return who holds a slot in this step, which banks have memory, who is rescued; having moved everybody."""
         for request in self._slots:
             if request in self._runnable:
-                self._queues.regrade(request)
-        chosen, banks = self._queues.choose()
-        staying = {request for request in chosen if self._queues.is_in_its_bank(request)}
+                self.queues.regrade(request, now_ns)
+        tasks = self.waits.tasks
+        chosen, banks, rescued = self.queues.choose(self.charging.work_ns, now_ns, tasks)
+        staying = {request for request in chosen if self.queues.is_in_its_bank(request)}
+        newcomers = [request for request in chosen if request.slot is None]
         for request in self._slots:
             if request is not None and request not in staying:
-                self._evict(request, flight, now_ns)
+                self._evict(request, newcomers, rescued, flight)
         moving = {request for request, _ in flight.saves.values()}  # in the next step to another bank
-        for request in chosen:
-            if request.slot is None and request not in moving:
-                self._admit(request, flight, now_ns)
-        return [request for request in chosen if request.slot is not None], banks
+        has_room = len(chosen) == len(self._runnable)
+        for request in newcomers:
+            if request not in moving and request in self._runnable:
+                how = why_admitted(request, rescued, self.queues.stage(request), has_room, self._policy(request))
+                self._admit(request, how, flight)
+        return [request for request in chosen if request.slot is not None], banks, rescued
 
-    def _evict(self, request: Request, flight: Flight, now_ns: int) -> None:
+    def _evict(
+        self, request: Request, newcomers: Sequence[Request], rescued: Sequence[Request], flight: Flight
+    ) -> None:
         """Take a request off its slot, planning to save what its snapshot does not hold yet."""
         slot = request.slot
         assert slot is not None
-        self._leave_slot(request, now_ns)
+        assert self.info is not None
+        if request in self._runnable:
+            cause = why_evicted(request, newcomers, rescued, self._policy(request))
+            self.waits.evicted(request, self._now_ns, cause)
+            self.queues.waits(request, self._now_ns)
+        self._leave_slot(request, self._now_ns)
         request.move(RequestState.PREEMPTED)
         request.switches += 1
         request.task.usage.switches += 1
         self.totals.switches += 1
         self.totals.held_preemptions += request.text.is_holding or request.constraint is not None
-        if request.kv_tokens and not self._is_clean(request):
-            if not self._plan_save(request, slot, flight):
-                self._fall_back(request)
+        if request.kv_tokens and not self._parking.is_clean(request):
+            self._residency.save(request, slot, flight, self.info)
         elif not request.kv_tokens:
             request.move(RequestState.QUEUED)
         self._settled(request)
 
-    def _admit(self, request: Request, flight: Flight, now_ns: int) -> None:
+    def _admit(self, request: Request, how: str, flight: Flight) -> None:
         """Give a request the lowest free slot of its bank: busy slots stay adjacent, which a step rewards."""
-        slot = self._slots.index(None, self._queues.first_slot(request))
+        slot = self._slots.index(None, self.queues.first_slot(request))
+        now_ns = self._now_ns
         self._slots[slot] = request
         request.slot = slot
         request.move(RequestState.RUNNING)
@@ -201,6 +232,9 @@ class Scheduler:
         request.task.running += 1
         if request.first_slot_ns is None:
             request.first_slot_ns = now_ns
+        self.waits.runs(request, now_ns, how)
+        self.queues.runs(request, now_ns)
+        flight.admitted[slot] = request
         self._dirty.add(slot)
         if request.snapshot is not None:
             held = request.snapshot
@@ -209,11 +243,14 @@ class Scheduler:
             flight.restores[slot] = (request, restore)
         self._settled(request)
 
-    def _feed(self, working: Sequence[Request], flight: Flight) -> tuple[list[Row], list[Row]]:
+    def _feed(
+        self, working: Sequence[Request], rescued: Collection[Request], flight: Flight
+    ) -> tuple[list[Row], list[Row]]:
         """Return (decodes, chunks): what each request is fed in this step."""
         decodes: list[Row] = []
         chunks: list[Row] = []
-        for request, rows in self._feeding.choose(working, len(working) == len(self._runnable)):
+        flight.fed = self._feeding.choose(working, len(working) == len(self._runnable), rescued)
+        for request, rows in flight.fed:
             slot, tokens = request.slot, request.tokens
             assert slot is not None
             for start, end, parts in rows:
@@ -229,12 +266,13 @@ class Scheduler:
 
     # -- results ------------------------------------------------------------------------------
 
-    def core_ready(self, info: EngineInfo) -> None:
+    def core_ready(self, info: EngineInfo, now_ns: int) -> None:
         """A core serves: its slots are empty, whoever was in a slot before has left it."""
         self.info = info
+        self._now_ns = now_ns
         self._slots = [None] * info.slots
         self._dirty.clear()
-        self._queues.fit(info, self._runnable)
+        self.queues.fit(info, self._runnable, now_ns)
 
     def step_done(
         self, result: StepResult
@@ -246,21 +284,25 @@ class Scheduler:
         flight = self._flight
         assert flight is not None
         self._flight = None
+        self._now_ns = result.ended_ns
         self.totals.add(result)
         for segment, size_bytes in result.saved:
-            self._commit(*flight.saves[segment], size_bytes)
+            taker = self._parking.commit(*flight.saves[segment], size_bytes)
+            if taker is not None:
+                self._let_run(taker, "what it goes on with was being saved")
         failed = dict(result.failed_restores)
         for slot, (request, _) in flight.restores.items():
             if slot not in failed:
-                self._count_restore(request)
+                self._parking.count_restore(request)
             elif not request.is_finished:
                 self.totals.failed_restores += 1
-                self._drop_snapshot(request)
+                self._parking.drop_snapshot(request)
                 request.kv_tokens = 0  # the engine emptied the slot: prefill again, in place
+        self._charge(flight, result)
         for slot, (request, end) in flight.rows.items():
             if slot not in failed and not request.is_finished:
                 self._count_fed(request, end)
-            elif self._leaving.get(slot) is request:
+            elif self._parking.is_left_in(slot, request):
                 request.kv_tokens = 0 if slot in failed else end
         sampled = []
         for item in result.sampled:
@@ -272,66 +314,68 @@ class Scheduler:
 
     def core_lost(self, now_ns: int) -> list[Request]:
         """Every slot is gone. Return the requests that were at work in their last permitted death."""
+        self._now_ns = now_ns
+        has_core = self.info is not None
         flight, self._flight, self.info = self._flight, None, None
-        if flight is not None:
-            for segment, (request, _) in flight.saves.items():
-                self._store.release(segment)  # not whole; the older snapshot, if any, is still held
-                self._lose_kept(request)
-            for request in flight.requests():
-                request.core_deaths += not request.is_finished
+        takers = self._parking.core_lost(flight)
+        for request in flight.requests() if flight else ():
+            request.core_deaths += not request.is_finished
         for request in [item for item in self._slots if item is not None]:
+            if request in self._runnable:
+                self.waits.evicted(request, now_ns, "the LLM core died")
+                self.queues.waits(request, now_ns)
             self._leave_slot(request, now_ns)
             request.move(RequestState.PREEMPTED)
-            self._fall_back(request)
+            self._parking.fall_back(request, has_core)
             self._settled(request)
-        if flight is not None:
-            for request, _ in flight.saves.values():
-                if not request.is_finished:
-                    self._fall_back(request)
+        for request, _ in flight.saves.values() if flight else ():
+            if not request.is_finished:
+                self._parking.fall_back(request, has_core)
         self._slots = []
         self._dirty.clear()
         self._opened.clear()
         self._gated.clear()
         self._closes.clear()
-        for request in self._leaving.values():
-            self._lose_kept(request)
-        self._leaving.clear()
+        for taker in takers:
+            self._let_run(taker, "the LLM core died")
         present = flight.requests() if flight else set()
         doomed = [item for item in present if item.core_deaths >= MAX_CORE_DEATHS]
         return sorted((item for item in doomed if not item.is_finished), key=lambda item: item.number)
 
-    def _commit(self, request: Request, save: Save, size_bytes: int) -> None:
-        """A save is whole: it takes the place of the request's older snapshot."""
-        self.totals.switch_bytes += size_bytes
-        request.task.usage.switch_bytes += size_bytes
-        snapshot = KVSnapshot(save.segment, save.tokens, save.digest, size_bytes, keep=save.tokens)
-        if not request.is_finished:
-            self._drop_snapshot(request)
-            request.snapshot = snapshot
-        elif (taker := self._kept.saved(request, snapshot)) is not None:
-            self._let_run(taker)
-
-    def _count_restore(self, request: Request) -> None:
-        size_bytes = request.snapshot.size_bytes if request.snapshot else 0
-        request.restores += 1
-        request.task.usage.restores += 1
-        request.task.usage.switch_bytes += size_bytes
-        self.totals.restores += 1
-        self.totals.switch_bytes += size_bytes
+    def _charge(self, flight: Flight, result: StepResult) -> None:
+        """Have everybody who was fed, or for whom a context was moved, pay for it."""
+        before_ns = self.charging.work_ns
+        charges = self.charging.done(flight, result)
+        fed = {request: sum(max(1, chunks) for _, _, chunks in rows) for request, rows in flight.fed}
+        ends = dict(flight.rows.values())
+        for request, core_ns in charges.items():
+            request.task.sched.attained_ns += core_ns
+            if request in self._runnable:
+                is_progress = ends.get(request, 0) > request.fed_tokens  # else no turn would outlast a long replay
+                tokens = fed.get(request, 0)
+                self.queues.charge(request, core_ns if is_progress else 0, tokens)
+        self.queues.pass_time(self.charging.work_ns - before_ns)
 
     def _count_fed(self, request: Request, end: int) -> None:
         begin, request.kv_tokens = request.kv_tokens, end
-        is_progress = end > request.fed_tokens
         again = min(end, request.fed_tokens) - begin
         if again > 0:
             request.recomputed_tokens += again
             request.task.usage.recomputed_tokens += again
             self.totals.recomputed_tokens += again
         request.fed_tokens = max(request.fed_tokens, end)
-        if is_progress and request in self._runnable:  # else no quantum would outlast a long replay
-            self._queues.charge(request, chunks_in(begin, end))
 
-    # -- contexts -----------------------------------------------------------------------------
+    # -- slots and memory -----------------------------------------------------------------------
+
+    def _policy(self, request: Request) -> str:
+        return request.task.sched.policy or self._groups.effective(request.task.sched.group).policy
+
+    def _reached(self, request: Request, stage: Stage, since_ns: int) -> None:
+        """A wait has become long."""
+        self.waits.reached(request, stage, since_ns, self._now_ns)
+        if stage is Stage.BOOST:
+            self.queues.boost(request)
+        self.totals.rescues += stage is Stage.RESCUE
 
     def _leave_slot(self, request: Request, now_ns: int) -> None:
         if request.slot is None:
@@ -343,50 +387,11 @@ class Scheduler:
         request.waits_since_ns = now_ns
         request.task.running -= 1
 
-    def _plan_save(self, request: Request, slot: int, flight: Flight) -> bool:
-        """Plan to save what a slot holds of a request; False when there is no room or no use."""
-        assert self.info is not None
-        size_bytes = request.kv_tokens * self.info.kv_bytes_per_token + self.info.snapshot_overhead_bytes
-        if self.info.exactness == RECOMPUTE:
-            return False
-        segment = self._store.acquire(size_bytes)
-        while segment is None and len(self._kept):
-            self._kept.drop_oldest()
-            segment = self._store.acquire(size_bytes)
-        if segment is None:
-            return False
-        digest = token_digest(request.tokens[: request.kv_tokens])
-        flight.saves[segment] = (request, Save(slot, segment, request.kv_tokens, digest))
-        return True
+    def _pause(self, request: Request, cause: str) -> None:
+        self._unqueue(request, self._now_ns)
+        self.waits.log(self._now_ns, "pause", request, cause)
 
-    def _save_leaving(self, flight: Flight) -> None:
-        """Save what finished requests leave in slots that nobody has taken since."""
-        for slot, request in self._leaving.items():
-            if not request.kv_tokens or not self._plan_save(request, slot, flight):
-                self._lose_kept(request)
-        self._leaving.clear()
-
-    def _lose_kept(self, request: Request) -> None:
-        """A finished request's context is not saved: who has waited for it goes on without."""
-        if (taker := self._kept.lost(request)) is not None:
-            self._let_run(taker)
-
-    def _fall_back(self, request: Request) -> None:
-        """What the slot held is lost: go back to the snapshot, or to nothing."""
-        if request.snapshot is not None:
-            request.kv_tokens = request.snapshot.keep
-            return
-        if request.kv_tokens and self.info is not None:
-            self.totals.dropped_contexts += 1
-        request.kv_tokens = 0
-        if request.state is RequestState.PREEMPTED:
-            request.move(RequestState.QUEUED)
-
-    def _drop_snapshot(self, request: Request) -> None:
-        if request.snapshot is not None:
-            self._store.release(request.snapshot.segment)
-            request.snapshot = None
-
-    @staticmethod
-    def _is_clean(request: Request) -> bool:
-        return request.snapshot is not None and request.snapshot.keep == request.kv_tokens
+    def _note_pressure(self, now_ns: int) -> None:
+        running = self.waits.tasks - self.waits.waiting
+        self.pressure.note(now_ns, self.waits.waiting, running)
+        self.memory_pressure.note(now_ns, self.paused, running)

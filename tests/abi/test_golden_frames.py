@@ -33,6 +33,20 @@ USAGE = {
     "rss_bytes": 8192,
 }  # fmt: skip
 
+GROUP = {
+    "path": "/a",
+    "attr": {
+        "policy": "", "params": {}, "policies": [], "weight": 200, "min_share": 0.0, "max_share": 1.0,
+        "slice_ms": None, "gap": None, "starve_ms": None, "kv_tokens": None, "tasks": None, "requests": None,
+        "tokens": None, "turns": None, "wall_ms": None, "max_wait_ms": None,
+    },
+    "tasks": 1, "runnable": 1, "requests": 1, "attained_s": 0.5,
+    "used": {"tokens": 3, "turns": 1, "wall_s": 0.5, "kv_tokens": 64},
+}  # fmt: skip
+PRESSURE = {
+    kind: {"avg10": 12.5, "avg60": 6.25, "avg300": 3.125, "total_s": 0.5} for kind in ("some", "full")
+}
+
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sys.hello": (
         {"version": 2, "name": "writer"},
@@ -45,7 +59,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {
             "version": 2, "model": "/m.gguf", "description": "llama", "is_ready": True, "slots": 8,
-            "window_tokens": 2048, "threads": 2, "policy": "rr", "quantum_tokens": 32, "tasks": 3,
+            "window_tokens": 2048, "threads": 2, "policy": "rr", "tasks": 3,
             "uptime_s": 1.5, "kernel_pid": 1, "core_pid": 2, "core_restarts": 0, "extra_buffers": True,
             "flash_attention": True,
         },
@@ -78,10 +92,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llm.cancel": ({"call": 6}, {"cancelled": True}),
     "llm.tokenize": ({"text": "ab", "with_special": False}, {"tokens": [97, 98]}),
     "llm.detokenize": ({"tokens": [97, 98]}, {"text": "ab"}),
-    "task.create": ({"name": "a", "priority": 5}, {"pid": 4194305}),
+    "task.create": ({"name": "a", "priority": 5, "group": "/a"}, {"pid": 4194305}),
     "proc.spawn": (
         {
-            "script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp", "priority": 5,
+            "script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp", "priority": 5, "group": "/a",
             "capabilities": ["task.create"],
         },
         {"pid": 102},
@@ -123,11 +137,29 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "mem.unlink": ({"name": "a"}, {}),
     "sched.setattr": (
-        {"pid": 102, "priority": 5, "policy": "prio", "quantum_tokens": 8},
-        {"pid": 102, "priority": 5, "policy": "prio", "quantum_tokens": 8},
+        {
+            "pid": 102, "policy": "plas", "nice": 5, "weight": 50, "slice_ms": 20, "sched_class": "batch",
+            "rt_priority": 1, "quota": {"tokens": 9},
+        },
+        {
+            "pid": 102, "group": "/", "policy": "plas", "nice": 5, "weight": 50, "slice_ms": 20,
+            "sched_class": "batch", "rt_priority": 1, "quota": {},
+        },
     ),
-    "sched.getattr": ({"pid": 0}, {"pid": 101, "priority": 0, "policy": "rr", "quantum_tokens": 32}),
-    "sched.getpolicies": ({}, {"policies": [{"name": "rr", "doc": "Round robin."}], "current": "rr"}),
+    "sched.getattr": (
+        {"pid": 0},
+        {
+            "pid": 101, "group": "/", "policy": "rr", "nice": 0, "weight": 100, "slice_ms": None,
+            "sched_class": "fair", "rt_priority": 1, "quota": {},
+        },
+    ),
+    "sched.getpolicies": (
+        {},
+        {
+            "policies": [{"name": "rr", "doc": "Round robin.", "params": {}}],
+            "classes": [{"name": "fair", "doc": "Shares.", "floor": 0.05}], "current": "rr",
+        },
+    ),
     "log.write": ({"text": "a line"}, {}),
     "llm.embed": (
         {"texts": ["ab", "你"], "model": "embed"},
@@ -157,6 +189,26 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"models": [{"name": "chat", "banks": [{"window_tokens": 512, "slots": 2, "held": [[0, 7, 99, "write"]]}]}]},
     ),
+    "sched.hint": ({"remaining_tokens": 40}, {}),
+    "sched.stat": (
+        {"pid": 101},
+        {
+            "pid": 101, "group": "/", "policy": "eevdf", "sched_class": "fair", "weight": 100,
+            "attained_s": 0.5, "lag_s": -0.125, "wait_s": 0.5, "longest_wait_s": 0.25, "waits_now_s": 0.0,
+            "stage": "", "switches": 1, "rescues": 0, "bound_s": 9.5,
+            "bound": {
+                "starve_s": 1.5, "tasks": 64, "rows": 8, "lease_s": 0.5, "step_s": 0.25, "reads": 2,
+                "switch_s": 0.125, "banks_s": 0.0,
+            },
+            "why": "task 101 (a) waited 0.25 s: its turn by eevdf was over; its turn by eevdf came",
+        },
+    ),
+    "group.create": ({"path": "/a", "attr": {"weight": 200}}, GROUP),
+    "group.setattr": ({"path": "/a", "attr": {"weight": 200}}, GROUP),
+    "group.attach": ({"path": "/a", "pid": 101}, {}),
+    "group.remove": ({"path": "/a"}, {}),
+    "group.stat": ({"path": "/a"}, {"groups": [GROUP]}),
+    "sys.pressure": ({}, {"models": [{"name": "m", "slots": PRESSURE, "kv": PRESSURE}]}),
 }  # fmt: skip
 
 
@@ -328,7 +380,7 @@ def test_the_numbers_of_errors_are_linuxs():
     assert numbers == {
         "EPERM": 1, "ENOENT": 2, "ESRCH": 3, "EINTR": 4, "EIO": 5, "ECHILD": 10, "EAGAIN": 11,
         "ENOMEM": 12, "EEXIST": 17, "EINVAL": 22, "EFBIG": 27, "EPIPE": 32, "ENOSYS": 38,
-        "EBADMSG": 74, "EMSGSIZE": 90, "EPROTO": 71, "ETIMEDOUT": 110, "ESHUTDOWN": 108,
+        "EBADMSG": 74, "EMSGSIZE": 90, "EPROTO": 71, "EBUSY": 16, "EDQUOT": 122, "ETIMEDOUT": 110, "ESHUTDOWN": 108,
     }  # fmt: skip
 
 

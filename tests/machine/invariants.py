@@ -35,13 +35,13 @@ def check(kernel: Kernel) -> None:
 
 
 def _check_kept(scheduler: Scheduler, living: set[int]) -> None:
-    kept = scheduler._kept
+    kept = scheduler._parking.kept
     known = [one for several in kept._by_task.values() for one in several]
     assert kept._by_task.keys() <= living
     assert all(len(several) <= MAX_KEPT_CONTEXTS for several in kept._by_task.values())
     assert {id(one) for one in known if one.snapshot} == {id(one) for one in kept._held}
     assert all(one.is_given_up or one in known for one in kept._coming.values())
-    leaving = set(scheduler._leaving.values())
+    leaving = set(scheduler._parking._leaving.values())
     if scheduler._flight is not None:
         leaving |= {request for request, _ in scheduler._flight.saves.values() if request.is_finished}
     assert kept._coming.keys() <= leaving, "a context is coming that nobody saves"

@@ -260,6 +260,10 @@ class Machine:
             peer.hello()
         return peer
 
+    def agent_with(self, *capabilities: str) -> Peer:
+        """Return a task that an operator spawned with these."""
+        return self.child(self.operator(), capabilities=list(capabilities))
+
     def launched(self) -> int:
         """Let the oldest launch succeed; return the pid."""
         self._next_pid += 1

@@ -60,9 +60,16 @@ def answers() -> dict[str, dict]:
         "mem.create": peer.call("mem.create", name="a", size_bytes=1),
         "mem.stat": peer.call("mem.stat"),
         "mem.unlink": peer.call("mem.unlink", name="a"),
-        "sched.setattr": peer.call("sched.setattr", priority=1),
+        "sched.setattr": peer.call("sched.setattr", nice=1),
         "sched.getattr": peer.call("sched.getattr"),
         "sched.getpolicies": peer.call("sched.getpolicies"),
+        "sched.hint": peer.call("sched.hint", remaining_tokens=1),
+        "sched.stat": peer.call("sched.stat"),
+        "sys.pressure": peer.call("sys.pressure"),
+        "group.create": operator.call("group.create", path="/a"),
+        "group.setattr": operator.call("group.setattr", path="/a", attr={}),
+        "group.attach": operator.call("group.attach", path="/a", pid=peer.pid),
+        "group.stat": peer.call("group.stat"),
         "log.write": peer.call("log.write", text="x"),
     }
     child = machine.launched()
@@ -70,7 +77,10 @@ def answers() -> dict[str, dict]:
     machine.event(ProcessSample(machine.now_ns, ()))
     machine.ends(child)
     calls["proc.wait"] = peer.call("proc.wait")
-    found |= {method: peer.reply(call) for method, call in calls.items()}
+    by = {method: operator if method[:8] in ("group.cr", "group.se", "group.at") else peer for method in calls}
+    found |= {method: by[method].reply(call) for method, call in calls.items()}
+    operator.ask("group.attach", path="/", pid=peer.pid)
+    found["group.remove"] = operator.ask("group.remove", path="/a")
     found["task.create"] = operator.ask("task.create")
     return found | {"sys.shutdown": operator.ask("sys.shutdown")}
 
@@ -93,6 +103,6 @@ def test_every_field_of_an_answer_is_documented():
         f"{form}: {key}"
         for form, body in ANSWERS.items()
         for key in {"proc.ps": body.get("tasks"), "llm.models": body.get("models")}.get(form, [body])[0]
-        if form != "sched.setattr" and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
+        if form not in ("sched.setattr", "group.create", "group.setattr") and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
     }
     assert missing == set()

@@ -141,14 +141,14 @@ def test_a_holder_may_lower_its_held_task_and_not_raise_it():
     machine = Machine()
     holder = capable(machine)
     held = holder.hold(priority=3)
-    assert holder.ask("sched.setattr", pid=held.task, priority=8)["priority"] == 8
-    assert holder.error(holder.call("sched.setattr", pid=held.task, priority=7)) == "EPERM"
-    assert held.error(held.call("sched.setattr", priority=7)) == "EPERM"
-    assert held.ask("sched.setattr", priority=9)["priority"] == 9
+    assert holder.ask("sched.setattr", pid=held.task, nice=8)["nice"] == 8
+    assert holder.error(holder.call("sched.setattr", pid=held.task, nice=7)) == "EPERM"
+    assert held.error(held.call("sched.setattr", nice=7)) == "EPERM"
+    assert held.ask("sched.setattr", nice=9)["nice"] == 9
 
 
 def test_64_held_tasks_of_one_holder_and_64_agents_get_the_same_share_of_the_model():
-    machine = Machine(slots=8, policy="rr", quantum_tokens=2)
+    machine = Machine(slots=8, policy="rr", quantum_tokens=2, starve_ms=60_000)
     holder = capable(machine)
     held = [holder.hold() for _ in range(64)]
     agents = [machine.agent() for _ in range(64)]
@@ -324,7 +324,7 @@ def test_each_ending_signal_ends_a_held_task_at_once(name, is_stopped):
 
 
 def test_64_held_tasks_are_killed_one_by_one_and_the_others_go_on_untouched():
-    machine = Machine(slots=8)
+    machine = Machine(slots=8, policy="rr")
     operator, holder = machine.operator(), capable(machine)
     held = [holder.hold() for _ in range(64)]
     body = {"prompt": "hello", "max_tokens": 20, "ignore_end": True, "stream": True}
@@ -585,10 +585,10 @@ def test_a_call_in_a_held_tasks_name_has_not_an_operators_rights():
     held = operator.hold()
     for method, body in (
         ("sys.shutdown", {}),
-        ("sched.setattr", {"policy": "fcfs"}),
-        ("sched.setattr", {"quantum_tokens": 1}),
-        ("sched.setattr", {"priority": -1}),
-        ("sched.setattr", {"pid": stranger.pid, "priority": 5}),
+        ("group.setattr", {"path": "/", "attr": {"policy": "fcfs"}}),
+        ("sched.setattr", {"sched_class": "realtime"}),
+        ("sched.setattr", {"nice": -1}),
+        ("sched.setattr", {"pid": stranger.pid, "nice": 5}),
         ("proc.kill", {"pid": stranger.pid}),
         ("proc.logs", {"pid": stranger.pid}),
         ("proc.spawn", {"script": "a.py", "priority": -1}),

@@ -46,7 +46,7 @@ def test_after_the_old_tasks_end_it_is_a_new_task():
     machine = Machine()
     peer = machine.agent("old")
     peer.ask("log.write", text="a secret")
-    peer.ask("sched.setattr", priority=7)
+    peer.ask("sched.setattr", nice=7)
     again = peer.another(birth=2)
     machine.ends(peer.pid)
     assert again.error(again.call("sys.info")) == "EPROTO"

@@ -48,7 +48,7 @@ def test_a_turn_that_comes_while_its_context_is_being_saved_waits_for_it():
     while peer.end(call) is None:
         machine.step()
     said = list(peer.reply(call)["tokens"])
-    assert machine.scheduler._kept._coming
+    assert machine.scheduler._parking.kept._coming
     then = answer(machine, peer, [*prompt(1, 100), *said, 5])
     assert then["usage"]["cached_tokens"] == 111
 
@@ -106,7 +106,7 @@ def test_without_keep_a_prompt_leaves_nothing():
     call = peer.call("llm.generate", tokens=prompt(1, 100), max_tokens=3)
     machine.run()
     assert peer.reply(call)
-    assert not machine.scheduler._kept._by_task
+    assert not machine.scheduler._parking.kept._by_task
 
 
 def test_no_more_contexts_of_a_task_are_known_than_the_limit():
@@ -114,7 +114,7 @@ def test_no_more_contexts_of_a_task_are_known_than_the_limit():
     peer = machine.agent()
     for seed in range(MAX_KEPT_CONTEXTS + 3):
         answer(machine, peer, [seed % 256] * 40 + prompt(seed, 40), 1)
-    (several,) = machine.scheduler._kept._by_task.values()
+    (several,) = machine.scheduler._parking.kept._by_task.values()
     assert len(several) == MAX_KEPT_CONTEXTS
 
 
@@ -200,6 +200,6 @@ def test_cancelling_anywhere_leaves_nothing_behind(turns, slots, room):
     machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2, policy="mlfq")
     talk_through(turns, machine, lambda *_: None)
     machine.run()
-    for pid in list(machine.scheduler._kept._by_task):
+    for pid in list(machine.scheduler._parking.kept._by_task):
         machine.ends(pid)
     assert machine.store.lent_bytes == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import MODELS, Machine, Peer
 
-from kernel.abi.calls import MAX_TEXTS
+from kernel.abi.textcalls import MAX_TEXTS
 from kernel.limits import EMBED_BATCH_TEXTS, EMBED_BATCH_TOKENS, MAX_FAILED_STARTS
 
 GO_ON = {"prompt": "hello", "max_tokens": 12, "ignore_end": True}
@@ -79,7 +79,7 @@ def test_a_name_left_out_is_the_first_model_of_its_kind():
 
 
 def test_parked_contexts_of_a_model_are_its_own():
-    machine = Machine.of_three(slots=1, quantum_tokens=2)
+    machine = Machine.of_three(slots=1, policy="rr", quantum_tokens=2)
     peer = machine.agent()
     calls = [peer.call("llm.generate", model=name, **GO_ON) for name in ("chat", "other") * 2]
     machine.run()
@@ -133,10 +133,10 @@ def test_a_priority_and_a_policy_hold_for_every_model():
     machine = Machine.of_three(slots=1, policy="fcfs")
     operator = machine.operator()
     low, high = machine.agent(), machine.agent()
-    operator.ask("sched.setattr", policy="prio")
+    operator.ask("group.setattr", path="/", attr={"policy": "prio"})
     slow = [low.call("llm.generate", model=name, **GO_ON) for name in ("chat", "other")]
     quick = [high.call("llm.generate", model=name, **GO_ON) for name in ("chat", "other")]
-    operator.ask("sched.setattr", pid=low.pid, priority=9)
+    operator.ask("sched.setattr", pid=low.pid, nice=9)
     while not all(high.end(call) for call in quick):
         machine.step()
     assert not any(low.end(call) for call in slow)

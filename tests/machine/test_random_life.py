@@ -11,6 +11,7 @@ from machine import Machine, Peer
 from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.events import PeerStalled, ProcessSample
 from kernel.limits import MAX_BAD_BURST
+from kernel.sched.policy import POLICIES
 from kernel.states import TaskState
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
@@ -36,7 +37,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("ipc.recv", {"timeout_ms": 10}),
     ("mem.create", {"name": "a", "size_bytes": 64}),
     ("mem.unlink", {"name": "a"}),
-    ("sched.setattr", {"priority": 3}),
+    ("sched.setattr", {"nice": 3}),
 ]
 AIMED: list[tuple[str, dict[str, Any]]] = [
     ("ipc.send", {"data": b"x"}),
@@ -47,7 +48,7 @@ AIMED: list[tuple[str, dict[str, Any]]] = [
     ("proc.kill", {"signal": "TERM"}),
     ("proc.kill", {"signal": "KILL"}),
     ("proc.logs", {}),
-    ("sched.setattr", {"priority": 5}),
+    ("sched.setattr", {"nice": 5}),
 ]
 
 
@@ -180,8 +181,10 @@ class Life:
             self.machine.core_dies(loading[0], was_ready=False, is_fatal=True)
 
     def policy_changes(self, peer: Peer, value: int) -> None:
-        policy = ("fcfs", "rr", "prio")[value % 3]
-        self.call(self.operator, "sched.setattr", policy=policy, quantum_tokens=1 + value % 5)
+        policy = list(POLICIES)[value % len(POLICIES)]
+        turn = {"quantum_tokens": 1 + value % 5, "slice_ms": 1 + value % 50}
+        params = {name: size for name, size in turn.items() if name in POLICIES[policy].params}
+        self.call(self.operator, "group.setattr", path="/", attr={"policy": policy, "params": params})
 
 
 COMMON = [Life.calls] * 8 + [Life.aims] * 5 + [Life.step] * 7 + [Life.holds] * 3 + [Life.launch_succeeds] * 2

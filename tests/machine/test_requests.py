@@ -145,7 +145,7 @@ def test_a_change_of_policy_loses_no_request():
     for policy in ("fcfs", "prio", "rr", "prio", "fcfs"):
         machine.step()
         machine.step()
-        operator.ask("sched.setattr", policy=policy)
+        operator.ask("group.setattr", path="/", attr={"policy": policy})
     machine.run()
     for peer, call in zip(peers, calls, strict=True):
         assert peer.reply(call)["usage"]["generated_tokens"] == 9

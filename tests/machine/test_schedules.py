@@ -10,8 +10,7 @@ from machine import Machine, Peer
 from kernel.abi.calls import LlmGenerate
 from kernel.engine.base import Sampling
 from kernel.engine.fake import END, FakeEngine, next_token
-
-POLICIES = ("fcfs", "mlfq", "rr", "prio")
+from kernel.sched.policy import POLICIES
 
 
 def alone(prompt: list[int], options: LlmGenerate) -> list[int]:
@@ -37,7 +36,7 @@ jobs = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(
     jobs=jobs,
-    policy=st.sampled_from(POLICIES),
+    policy=st.sampled_from(list(POLICIES)),
     quantum=st.integers(1, 12),
     slots=st.integers(1, 4),
     room=st.sampled_from([0, 1 << 16, 3 << 16, 1 << 24]),
@@ -54,7 +53,7 @@ def test_tokens_are_those_of_a_request_alone(jobs, policy, quantum, slots, room,
         if happening < 8 and waiting:
             prompt, count, seed, nice, is_streamed = waiting.pop()
             peer = machine.agent()
-            operator.ask("sched.setattr", pid=peer.pid, priority=nice)
+            operator.ask("sched.setattr", pid=peer.pid, nice=nice)
             body = {"tokens": prompt, "max_tokens": count, "seed": seed, "temperature": 0.5,
                     "stream": is_streamed, "ignore_end": True}
             asked.append((peer, peer.call("llm.generate", **body), prompt, LlmGenerate(**body)))
@@ -116,7 +115,7 @@ def test_fcfs_never_switches():
 def test_priority_preempts_at_once():
     machine = Machine(policy="prio", slots=1)
     low, high = machine.agent(), machine.agent()
-    machine.operator().ask("sched.setattr", pid=low.pid, priority=10)
+    machine.operator().ask("sched.setattr", pid=low.pid, nice=10)
     slow = low.call("llm.generate", prompt="hello", max_tokens=50, ignore_end=True)
     for _ in range(5):
         machine.step()

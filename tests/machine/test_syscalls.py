@@ -27,7 +27,7 @@ from kernel.limits import (
     MAX_TASK_SEGMENTS,
 )
 from kernel.proc import table
-from kernel.sched import requests
+from kernel.sched import groups, requests
 from kernel.sched.policy import POLICIES
 
 Scenario = Callable[[Machine], tuple[Peer, int]]
@@ -1067,8 +1067,8 @@ def another_tasks_segment_cannot_be_removed(machine):
 @case("sched.setattr")
 def a_task_may_lower_itself(machine):
     peer = machine.agent()
-    call = peer.call("sched.setattr", priority=5)
-    assert peer.reply(call)["priority"] == 5
+    call = peer.call("sched.setattr", nice=5)
+    assert peer.reply(call)["nice"] == 5
     return peer, call
 
 
@@ -1076,60 +1076,139 @@ def a_task_may_lower_itself(machine):
 def a_task_may_lower_its_child(machine):
     peer = machine.agent()
     child = machine.child(peer)
-    call = peer.call("sched.setattr", pid=child.pid, priority=5)
+    call = peer.call("sched.setattr", pid=child.pid, nice=5)
     assert machine.task(child.pid).priority == 5
     return peer, call
 
 
 @case("sched.setattr")
-def an_operator_may_raise_anyone_and_change_the_policy(machine):
+def an_operator_may_raise_anyone(machine):
     peer, pid = machine.operator(), machine.agent().pid
-    call = peer.call("sched.setattr", pid=pid, priority=-20, policy="prio", quantum_tokens=9)
-    assert peer.reply(call) == {"pid": pid, "priority": -20, "policy": "prio", "quantum_tokens": 9}
+    call = peer.call("sched.setattr", pid=pid, nice=-20, sched_class="realtime", policy="rr", rt_priority=7)
+    body = peer.reply(call)
+    assert (body["nice"], body["sched_class"], body["policy"], body["rt_priority"]) == (-20, "realtime", "rr", 7)
     return peer, call
+
+
+@case("sched.setattr")
+def a_task_may_choose_a_policy_and_a_slice(machine):
+    peer = machine.agent()
+    call = peer.call("sched.setattr", policy="plas", slice_ms=9)
+    assert (peer.reply(call)["policy"], peer.reply(call)["slice_ms"]) == ("plas", 9)
+    return peer, call
+
+
+@case("sched.setattr")
+def a_task_may_limit_itself(machine):
+    peer = machine.agent()
+    call = peer.call("sched.setattr", quota={"tokens": 9})
+    assert peer.reply(call)["quota"] == {"tokens": 9}
+    return peer, call
+
+
+@case("sched.setattr")
+def a_task_with_the_capability_may_be_realtime(machine):
+    peer = machine.agent_with("sched.realtime")
+    call = peer.call("sched.setattr", sched_class="realtime")
+    assert peer.reply(call)["policy"] == "fcfs"
+    return peer, call
+
+
+@case("sched.setattr")
+def a_task_with_the_capability_may_raise_itself(machine):
+    peer = machine.agent_with("sched.raise")
+    call = peer.call("sched.setattr", weight=1000)
+    assert peer.reply(call)["weight"] == 1000
+    return peer, call
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_lift_its_quota(machine):
+    peer = machine.agent()
+    peer.ask("sched.setattr", quota={"tokens": 9})
+    return peer, peer.call("sched.setattr", quota={"tokens": None})
 
 
 @case("sched.setattr", "EPERM")
 def a_task_may_not_raise_itself(machine):
     peer = machine.agent()
-    return peer, peer.call("sched.setattr", priority=-1)
+    return peer, peer.call("sched.setattr", nice=-1)
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_raise_its_weight(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", weight=101)
+
+
+@case("sched.setattr", "EPERM")
+def a_low_weight_is_not_left_by_way_of_nice(machine):
+    peer = machine.agent()
+    peer.ask("sched.setattr", weight=1)
+    return peer, peer.call("sched.setattr", nice=0)
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_leave_a_lower_class(machine):
+    peer = machine.agent()
+    peer.ask("sched.setattr", sched_class="idle")
+    return peer, peer.call("sched.setattr", sched_class="batch")
+
+
+@case("sched.setattr", "EPERM")
+def a_task_may_not_be_realtime(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", sched_class="realtime")
+
+
+@case("sched.setattr", "EPERM")
+def a_policy_that_the_group_does_not_allow_is_refused(machine):
+    machine.operator().ask("group.setattr", path="/", attr={"policies": ["eevdf", "plas"]})
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", policy="fcfs")
 
 
 @case("sched.setattr", "EPERM")
 def a_task_may_not_lower_a_stranger(machine):
     peer = machine.agent()
-    return peer, peer.call("sched.setattr", pid=machine.agent().pid, priority=5)
+    return peer, peer.call("sched.setattr", pid=machine.agent().pid, nice=5)
 
 
 @case("sched.setattr", "EPERM")
 def a_task_may_not_lower_its_parent(machine):
     parent = machine.agent()
     peer = machine.child(parent)
-    return peer, peer.call("sched.setattr", pid=parent.pid, priority=5)
-
-
-@case("sched.setattr", "EPERM")
-def a_task_may_not_change_the_policy(machine):
-    peer = machine.agent()
-    return peer, peer.call("sched.setattr", policy="fcfs")
-
-
-@case("sched.setattr", "EPERM")
-def a_task_may_not_change_the_quantum(machine):
-    peer = machine.agent()
-    return peer, peer.call("sched.setattr", quantum_tokens=1)
+    return peer, peer.call("sched.setattr", pid=parent.pid, nice=5)
 
 
 @case("sched.setattr", "ESRCH")
 def nobody_has_no_priority_to_set(machine):
     peer = machine.agent()
-    return peer, peer.call("sched.setattr", pid=9999, priority=5)
+    return peer, peer.call("sched.setattr", pid=9999, nice=5)
 
 
 @case("sched.setattr", "EINVAL")
 def an_unknown_policy_is_refused(machine):
     peer = machine.operator()
-    return peer, peer.call("sched.setattr", policy="lottery")
+    return peer, peer.call("sched.setattr", pid=machine.agent().pid, policy="lottery")
+
+
+@case("sched.setattr", "EINVAL")
+def an_unknown_class_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", sched_class="deadline")
+
+
+@case("sched.setattr", "EINVAL")
+def a_realtime_task_has_a_realtime_policy(machine):
+    peer = machine.operator()
+    return peer, peer.call("sched.setattr", pid=machine.agent().pid, sched_class="realtime", policy="plas")
+
+
+@case("sched.setattr", "EINVAL")
+def an_unknown_quota_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.setattr", quota={"patience": 1})
 
 
 @case("sched.getattr")
@@ -1153,6 +1232,222 @@ def the_policies_are_listed(machine):
     assert [row["name"] for row in peer.reply(call)["policies"]] == list(POLICIES)
     assert all(row["doc"] for row in peer.reply(call)["policies"])
     return peer, call
+
+
+@case("sched.hint")
+def a_task_says_what_is_left(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.hint", remaining_tokens=4)
+
+
+@case("sched.hint", "EPERM")
+def an_operator_has_nothing_left(machine):
+    peer = machine.operator()
+    return peer, peer.call("sched.hint", remaining_tokens=4)
+
+
+@case("sched.stat")
+def a_task_knows_its_bound(machine):
+    peer = machine.agent()
+    call = peer.call("sched.stat")
+    bound = peer.reply(call)["bound"]
+    assert peer.reply(call)["bound_s"] > bound["starve_s"] > 0
+    return peer, call
+
+
+@case("sched.stat", "ESRCH")
+def nobody_has_no_bound(machine):
+    peer = machine.agent()
+    return peer, peer.call("sched.stat", pid=9999)
+
+
+@case("sys.pressure")
+def pressure_can_be_asked_for(machine):
+    peer = machine.agent()
+    call = peer.call("sys.pressure")
+    assert peer.reply(call)["models"][0]["slots"]["some"]["avg10"] == 0.0
+    return peer, call
+
+
+# -- groups -----------------------------------------------------------------------------------
+
+
+@case("group.create")
+def an_operator_makes_a_group(machine):
+    peer = machine.operator()
+    call = peer.call("group.create", path="/a", attr={"weight": 7, "policy": "rr", "params": {"quantum_tokens": 3}})
+    assert peer.reply(call)["attr"]["weight"] == 7
+    return peer, call
+
+
+@case("group.create")
+def a_task_with_the_capability_makes_one_below_its_own(machine):
+    peer = machine.agent_with("sched.group")
+    return peer, peer.call("group.create", path="/a")
+
+
+@case("group.create", "EPERM")
+def a_task_makes_no_group(machine):
+    peer = machine.agent()
+    return peer, peer.call("group.create", path="/a")
+
+
+@case("group.create", "ENOENT")
+def a_group_has_a_parent(machine):
+    peer = machine.operator()
+    return peer, peer.call("group.create", path="/a/b")
+
+
+@case("group.create", "EEXIST")
+def a_group_is_made_once(machine):
+    peer = machine.operator()
+    peer.ask("group.create", path="/a")
+    return peer, peer.call("group.create", path="/a")
+
+
+@case("group.create", "EINVAL")
+def a_path_is_of_names(machine):
+    peer = machine.operator()
+    for path in ("//", "/a/", "/..", "/a b", "ab", "/1/2/3/4/5/6/7/8/9"):
+        assert peer.error(peer.call("group.create", path=path)) == "EINVAL"
+    return peer, peer.call("group.create", path="/a", attr={"colour": 1})
+
+
+@case("group.create", "EAGAIN")
+def groups_are_limited(machine):
+    peer = machine.operator()
+    with at_most(groups, "MAX_GROUPS", 1):
+        return peer, peer.call("group.create", path="/a")
+
+
+@case("group.setattr")
+def a_group_is_changed(machine):
+    peer = machine.operator()
+    call = peer.call("group.setattr", path="/", attr={"policy": "hrrn"})
+    assert peer.ask("sched.getpolicies")["current"] == "hrrn"
+    return peer, call
+
+
+@case("group.setattr", "EPERM")
+def a_task_does_not_change_its_own_group(machine):
+    peer = machine.agent_with("sched.group")
+    return peer, peer.call("group.setattr", path="/", attr={"tokens": None})
+
+
+@case("group.setattr", "ENOENT")
+def no_group_is_changed(machine):
+    peer = machine.operator()
+    return peer, peer.call("group.setattr", path="/a", attr={})
+
+
+@case("group.setattr", "EINVAL")
+def a_group_is_not_changed_to_nonsense(machine):
+    peer = machine.operator()
+    for attr in (
+        {"policy": "lottery"}, {"policy": "rr", "params": {"quantum_tokens": 0}}, {"params": {"x": 1}},
+        {"min_share": 2.0}, {"min_share": 0.5, "max_share": 0.4}, {"tokens": -1}, {"tokens": 1.5},
+        {"policies": "rr"}, {"gap": "wide"}, {"weight": True}, {"policy": None},
+    ):  # fmt: skip
+        assert peer.error(peer.call("group.setattr", path="/", attr=attr)) == "EINVAL", attr
+    assert peer.ask("sched.getpolicies")["current"] == "eevdf"
+    return peer, peer.call("group.setattr", path="/", attr={"starve_ms": 1})
+
+
+@case("group.attach")
+def an_operator_moves_a_task(machine):
+    peer, agent = machine.operator(), machine.agent()
+    peer.ask("group.create", path="/a")
+    call = peer.call("group.attach", path="/a", pid=agent.pid)
+    assert agent.ask("sched.getattr")["group"] == "/a"
+    assert [row["tasks"] for row in peer.ask("group.stat")["groups"]] == [1, 1]
+    return peer, call
+
+
+@case("group.attach", "EPERM")
+def a_task_does_not_leave_its_group(machine):
+    machine.operator().ask("group.create", path="/a")
+    peer = machine.agent()
+    return peer, peer.call("group.attach", path="/a")
+
+
+@case("group.attach", "ENOENT")
+def no_group_takes_nobody(machine):
+    peer = machine.operator()
+    return peer, peer.call("group.attach", path="/a", pid=machine.agent().pid)
+
+
+@case("group.attach", "ESRCH")
+def nobody_is_moved(machine):
+    peer = machine.operator()
+    return peer, peer.call("group.attach", path="/", pid=9999)
+
+
+@case("group.attach", "EAGAIN")
+def a_full_group_takes_nobody(machine):
+    peer = machine.operator()
+    peer.ask("group.create", path="/a", attr={"tasks": 0})
+    return peer, peer.call("group.attach", path="/a", pid=machine.agent().pid)
+
+
+@case("group.remove")
+def an_empty_group_is_removed(machine):
+    peer = machine.operator()
+    peer.ask("group.create", path="/a")
+    return peer, peer.call("group.remove", path="/a")
+
+
+@case("group.remove", "EPERM")
+def a_task_removes_no_group(machine):
+    machine.operator().ask("group.create", path="/a")
+    peer = machine.agent()
+    return peer, peer.call("group.remove", path="/a")
+
+
+@case("group.remove", "ENOENT")
+def no_group_is_removed(machine):
+    peer = machine.operator()
+    return peer, peer.call("group.remove", path="/a")
+
+
+@case("group.remove", "EBUSY")
+def a_group_in_use_is_not_removed(machine):
+    peer = machine.operator()
+    peer.ask("group.create", path="/a")
+    peer.ask("group.attach", path="/a", pid=machine.agent().pid)
+    return peer, peer.call("group.remove", path="/a")
+
+
+@case("group.stat")
+def groups_are_told(machine):
+    peer = machine.agent()
+    call = peer.call("group.stat")
+    assert [row["path"] for row in peer.reply(call)["groups"]] == ["/"]
+    return peer, call
+
+
+@case("group.stat", "ENOENT")
+def no_group_is_not_told(machine):
+    peer = machine.agent()
+    return peer, peer.call("group.stat", path="/a")
+
+
+@case("llm.generate", "EDQUOT")
+def a_used_up_quota_lets_nothing_in(machine):
+    peer = machine.agent()
+    peer.ask("sched.setattr", quota={"turns": 0})
+    return peer, peer.call("llm.generate", prompt="a")
+
+
+@case("proc.spawn", "ENOENT")
+def nothing_is_spawned_into_no_group(machine):
+    peer = machine.operator()
+    return peer, peer.call("proc.spawn", script="a.py", group="/a")
+
+
+@case("task.create", "ENOENT")
+def nothing_is_created_in_no_group(machine):
+    peer = machine.operator()
+    return peer, peer.call("task.create", group="/a")
 
 
 @case("log.write")

@@ -90,7 +90,7 @@ def gateway(*arguments: str, engine: Sequence[str] = (), **config: Any) -> Itera
             "priority": -20,
             "cwd": str(ROOT),
         }
-        pid = machine.call("proc.spawn", **made, capabilities=["task.create"])["pid"]
+        pid = machine.call("proc.spawn", **made, capabilities=["task.create", "sched.group"])["pid"]
         served = Gateway(machine, pid)
         yield served
         if machine.kernel.poll() is None and served.tasks() is not None and psutil.pid_exists(pid):

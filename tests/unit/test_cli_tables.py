@@ -17,7 +17,7 @@ from agentix.cli.figures import (
     totals_of,
 )
 from agentix.cli.table import pairs, show, size, span, table
-from agentix.cli.tasks import news, obituary, ps_row
+from agentix.cli.tasks import PS_HEADINGS, news, obituary, ps_row
 from agentix.errors import AgentixError
 
 USAGE = {"prompt_tokens": 10, "generated_tokens": 90, "switches": 4, "wait_s": 0.5, "ttft_s": 0.1}
@@ -61,7 +61,7 @@ def test_durations_are_short(seconds, text):
 
 
 def test_a_row_of_ps_needs_no_field_that_an_older_kernel_lacks():
-    assert len(ps_row({"pid": 5, "state": "ready", "throttled": True})) == 16
+    assert len(ps_row({"pid": 5, "state": "ready", "throttled": True})) == len(PS_HEADINGS)
     assert ps_row({"state": "ready", "throttled": True})[3] == "ready throttled"
 
 

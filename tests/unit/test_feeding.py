@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.sched.feeding import FEW, Feeding
+from kernel.sched import feeding as module
+from kernel.sched.feeding import FEW, chunks_within
 
 
 @dataclass(eq=False)
@@ -18,6 +20,14 @@ class Working:
     kv_tokens: int = 0
     turns: tuple = ()
     waited: int = field(default=0, compare=False)
+    task: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(sched=SimpleNamespace(group="/")))
+
+
+def Feeding(prefill_tokens: int, gap: float = 0.0) -> module.Feeding:
+    """One in which a token takes 10, and a chunk 40, of those whose gaps may be `gap` times their tokens alone."""
+    groups = SimpleNamespace(effective=lambda path: SimpleNamespace(gap=gap))
+    charging = SimpleNamespace(decodes_ns=lambda several: 10.0 * len(several), chunk_ns=lambda one: 40.0)
+    return module.Feeding(prefill_tokens, groups, charging)
 
 
 def step(feeding: Feeding, working: list[Working], is_everybody: bool = True) -> list[tuple[Working, int]]:
@@ -62,6 +72,32 @@ def test_short_prompts_that_come_one_after_another_are_counted_together():
 def test_while_others_wait_for_a_slot_a_step_does_both():
     feeding, old, new = Feeding(256), decoding(), Working(300)
     assert step(feeding, [*old, new], is_everybody=False) == [*((one, 0) for one in old), (new, 4)]
+
+
+def test_a_step_has_as_many_chunks_as_those_who_decode_put_up_with():
+    feeding, old, new = Feeding(256, gap=3.0), decoding(FEW), Working(1000)
+    assert step(feeding, [*old, new])[-1] == (new, 3), "6 tokens are 60, three times that leaves 120"
+
+
+def test_a_step_has_one_chunk_however_little_they_put_up_with():
+    feeding, old, new = Feeding(256, gap=1.0), decoding(1), Working(1000)
+    assert step(feeding, [*old, new])[-1] == (new, 1)
+
+
+def test_the_rescued_have_a_chunk_each():
+    feeding, old = Feeding(256, gap=1.0), decoding(1)
+    new = [Working(1000) for _ in range(3)]
+    feeding_of = feeding.choose([*old, *new], True, new[:2])
+    assert sum(rows[-1][2] for _, rows in feeding_of) == 2
+
+
+def test_chunks_within_a_gap():
+    assert chunks_within(0.0, 100.0, 10.0, 1, 9) == 9
+    assert chunks_within(2.5, 0.0, 10.0, 1, 9) == 9
+    assert chunks_within(2.5, 20.0, 10.0, 1, 9) == 3
+    assert chunks_within(2.5, 19.9, 10.0, 1, 9) == 2
+    assert chunks_within(2.5, 1.0, 10.0, 2, 9) == 2
+    assert chunks_within(2.5, 1000.0, 10.0, 2, 9) == 9
 
 
 def test_prompts_alone_are_read_without_a_break():

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentix.errors import BrokenPipe, NoSuchModel, PromptTooLong, TryAgain
+from agentix.calls import generate
+from agentix.errors import (
+    AlreadyExists,
+    BrokenPipe,
+    NoSuchModel,
+    PromptTooLong,
+    QuotaUsed,
+    TryAgain,
+)
+from agentix.gateway.answers import headers_of
 from agentix.gateway.callers import identify
 from agentix.gateway.conversations import Conversations, chain_of_messages, chain_of_prompt
 from agentix.gateway.fields import Fields
 from agentix.gateway.keys import Key, KeyRing, KeysError
 from agentix.gateway.ollama.chat import openai_messages
+from agentix.gateway.openai.errors import body_of
 from agentix.gateway.openai.prompts import end_of, without_oldest
 from agentix.gateway.problems import Problem, problem_of
+from agentix.gateway.tasks import GROUP, GROUP_ATTR, Seat, TaskTable, make_group
+from agentix.gateway.work import Work
+from agentix.mux import Mux
+from agentix.schedcalls import Group
+from kernel.abi import codec
 
 
 def says(role: str, content: str) -> dict[str, str]:
@@ -68,6 +87,12 @@ def test_what_clients_must_send_is_no_key(secret):
 def test_each_key_is_a_task_of_its_own_without_a_file_too():
     one, two = (identify({"authorization": f"Bearer {secret}"}, KeyRing(), "mlfq") for secret in ("one-key", "two-key"))
     assert one.name != two.name
+
+
+def test_a_policy_is_the_one_that_callers_share_by_or_an_error():
+    assert identify({"x-agentix-policy": "mlfq"}, KeyRing(), "mlfq").name == ""
+    with pytest.raises(Problem, match="callers share by 'mlfq'"):
+        identify({"x-agentix-policy": "fcfs"}, KeyRing(), "mlfq")
 
 
 def test_a_caller_asks_for_less_and_never_for_more():
@@ -179,6 +204,7 @@ def test_results_get_the_ids_of_their_calls():
     [
         (NoSuchModel("llm.generate: no model 'x'"), 404, "model_not_found"),
         (TryAgain("llm.generate: 64 requests"), 429, "rate_limit_exceeded"),
+        (QuotaUsed("llm.generate: group /http has used its 900 tokens"), 429, "insufficient_quota"),
         (BrokenPipe("task 7 ended"), 409, "task_ended"),
     ],
 )
@@ -193,3 +219,93 @@ def test_a_prompt_that_is_too_long_tells_both_numbers():
     problem = problem_of(PromptTooLong(text))
     assert problem.facts == {"prompt_tokens": 30, "window_tokens": 20}
     assert not problem.may_retry
+
+
+@pytest.mark.parametrize(("retry_after", "header"), [(None, b"1"), (0.2, b"1"), (2.1, b"3"), (8.0, b"8")])
+def test_a_client_is_told_to_come_back_no_sooner_than_the_kernel_says(retry_after, header):
+    problem = problem_of(TryAgain("llm.generate: too long a wait", retry_after))
+    assert headers_of(problem) == [(b"retry-after", header)]
+
+
+def test_a_used_up_quota_is_openais_and_is_not_tried_again():
+    problem = problem_of(QuotaUsed("llm.generate: its 900 tokens are used"))
+    assert headers_of(problem) == [(b"x-should-retry", b"false")]
+    error = json.loads(body_of(problem))["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+
+
+# -- work and tasks -------------------------------------------------------------------------------
+
+
+class Line(Mux):
+    """A connection whose answers the test feeds."""
+
+    def submit(self, call: Any, timeout_s: float | None) -> Any:
+        return self.start(call)[0]
+
+
+@pytest.mark.parametrize(("told", "shown"), [("quota", "length"), ("length", "length"), ("stop", "stop")])
+def test_a_text_that_a_quota_cut_short_ends_as_at_any_limit(told, shown):
+    async def body() -> None:
+        line, table = Line(), TaskTable(None)
+        whole, streamed = (
+            Work(line, table, Seat(key, key, 1, is_passing=False), [generate("a", {})], None) for key in "ab"
+        )
+        for work in (whole, streamed):
+            answer = {"text": "x", "tokens": [1], "finish_reason": told, "usage": {}, "timings": {}}
+            line.feed(codec.encode_answer(work.inflights[0].id, "reply", answer))
+        assert [reply.finish_reason for reply in await whole.replies()] == [shown]
+        assert [reply.finish_reason for _, reply in streamed.take()] == [shown]
+
+    asyncio.run(body())
+
+
+class Groups:
+    """The group calls of an agent; `there`: a group that exists."""
+
+    def __init__(self, there: Group | None) -> None:
+        self.there = there
+        self.made: dict[str, Any] = {}
+
+    async def create(self, path: str, *, timeout: float, **attr: Any) -> Group:
+        if self.there is not None:
+            raise AlreadyExists(f"group.create: group {path} exists")
+        self.made[path] = attr
+        return Group(path, attr, 0, 0, 0, 0.0, {})
+
+    async def stat(self, path: str, *, timeout: float) -> list[Group]:
+        return [self.there] if self.there is not None else []
+
+
+class Holder:
+    """An agent as far as tasks.py knows it."""
+
+    def __init__(self, there: Group | None = None) -> None:
+        self.groups = Groups(there)
+        self.created: list[tuple[str, int, str]] = []
+
+    def task(self, name: str, priority: int, *, group: str, timeout: float) -> Holder:
+        self.created.append((name, priority, group))
+        return self
+
+    async def __aenter__(self) -> Holder:
+        return self
+
+
+def test_callers_share_by_feedback_queues_in_a_group_of_the_gateways_own():
+    agent = Holder()
+    assert asyncio.run(make_group(agent)) == "mlfq"
+    assert agent.groups.made == {GROUP: GROUP_ATTR}
+
+
+def test_a_group_that_an_operator_has_set_up_stays_as_it_is():
+    agent = Holder(there=Group(GROUP, {"policy": "plas"}, 0, 0, 0, 0.0, {}))
+    assert asyncio.run(make_group(agent)) == "plas"
+    assert agent.groups.made == {}
+
+
+def test_a_callers_task_begins_in_the_gateways_group():
+    agent = Holder()
+    caller = identify({"authorization": "Bearer one-key", "x-agentix-group": "night"}, KeyRing(), "mlfq")
+    seat = asyncio.run(TaskTable(agent).take(caller, ()))
+    assert agent.created == [(seat.name, 0, GROUP)]

@@ -79,6 +79,7 @@ class Scripted:
         self._first = first
         self._decide = decide
         self.events: list[Event] = []
+        self.step_handling_ns = 0
         self._until_ns = 0
         self.loop: Loop | None = None
 

@@ -1,24 +1,24 @@
-"""Feedback queues: short requests go before long ones, and nobody waits for ever."""
+"""Feedback queues: short requests go before long ones."""
 
 from __future__ import annotations
 
 from test_policies import Thing
 
-from kernel.sched.mlfq import RESCUE_SHARE, STARVED_STEPS, TURNS_PER_QUANTUM, FeedbackQueues
+from kernel.sched.mlfq import FeedbackQueues
 
 QUANTUM = 4
 
 
 def served(policy: FeedbackQueues, slots: int) -> list[Thing]:
-    chosen = policy.choose(slots)
+    chosen = policy.choose(slots, 0)
     for thing in chosen:
         thing.work()
-        policy.charge(thing, 1)
+        policy.charge(thing, 1, 1)
     return chosen
 
 
 def thing(number: int, *, chunks: int = 1, generated: int = 0, nice: int = 0) -> Thing:
-    made = Thing(number, number, nice)
+    made = Thing(number, nice=nice)
     made.prompt_tokens, made.generated_tokens = 64 * chunks, generated
     if generated:
         made.kv_tokens = made.prompt_tokens
@@ -26,7 +26,7 @@ def thing(number: int, *, chunks: int = 1, generated: int = 0, nice: int = 0) ->
 
 
 def test_a_newcomer_takes_the_slot_of_one_that_has_had_its_quantum():
-    policy, old = FeedbackQueues(QUANTUM), thing(0)
+    policy, old = FeedbackQueues(quantum_tokens=QUANTUM), thing(0)
     policy.add(old)
     for _ in range(1 + QUANTUM):
         assert served(policy, 1) == [old]
@@ -36,7 +36,7 @@ def test_a_newcomer_takes_the_slot_of_one_that_has_had_its_quantum():
 
 
 def test_one_that_is_within_its_quantum_keeps_its_slot_against_its_like():
-    policy, old = FeedbackQueues(QUANTUM), thing(0)
+    policy, old = FeedbackQueues(quantum_tokens=QUANTUM), thing(0)
     policy.add(old)
     served(policy, 1)
     served(policy, 1)
@@ -45,26 +45,26 @@ def test_one_that_is_within_its_quantum_keeps_its_slot_against_its_like():
 
 
 def test_the_next_level_allows_four_times_as_much():
-    policy = FeedbackQueues(QUANTUM)
+    policy = FeedbackQueues(quantum_tokens=QUANTUM)
     levels = [policy.level(thing(0, generated=count)) for count in (0, 3, 4, 15, 16, 63, 64)]
     assert levels == [0, 0, 1, 1, 2, 2, 3]
 
 
 def test_five_of_nice_are_a_level():
-    policy = FeedbackQueues(QUANTUM)
+    policy = FeedbackQueues(quantum_tokens=QUANTUM)
     assert [policy.level(thing(0, nice=nice)) for nice in (-20, 0, 5, 10, 19)] == [0, 0, 1, 2, 4]
     assert policy.level(thing(0, generated=4, nice=-5)) == 0
 
 
 def test_a_short_prompt_goes_before_a_long_one_that_came_with_it():
-    policy, long, short = FeedbackQueues(QUANTUM), thing(0, chunks=8), thing(1)
+    policy, long, short = FeedbackQueues(quantum_tokens=QUANTUM), thing(0, chunks=8), thing(1)
     policy.add(long)
     policy.add(short)
     assert served(policy, 1) == [short]
 
 
 def test_a_long_prompt_is_not_put_back_for_ever():
-    policy, long = FeedbackQueues(QUANTUM), thing(0, chunks=8)
+    policy, long = FeedbackQueues(quantum_tokens=QUANTUM), thing(0, chunks=8)
     policy.add(long)
     for number in range(1, 40):
         short = thing(number)
@@ -76,7 +76,7 @@ def test_a_long_prompt_is_not_put_back_for_ever():
 
 
 def test_prompts_leave_slots_to_those_that_generate():
-    policy = FeedbackQueues(QUANTUM)
+    policy = FeedbackQueues(quantum_tokens=QUANTUM)
     for number in range(16):
         policy.add(thing(number, chunks=8))
     writers = [thing(100 + number, generated=1) for number in range(12)]
@@ -85,22 +85,17 @@ def test_prompts_leave_slots_to_those_that_generate():
     assert set(writers) <= set(served(policy, 16))
 
 
-def test_whoever_starves_gets_a_turn_in_a_bounded_time():
-    slots, crowd, turn = 2 * RESCUE_SHARE, 50, QUANTUM // TURNS_PER_QUANTUM
-    policy, starving = (
-        FeedbackQueues(QUANTUM),
-        [thing(number, generated=10_000) for number in range(crowd)],
-    )
-    for one in starving:
-        policy.add(one)
-    before = [one.generated_tokens for one in starving]
-    fresh: list[Thing] = []
-    for step in range(STARVED_STEPS + 2 + crowd // 2 * (turn + 1)):  # two at a time
-        while len(fresh) < slots:  # the slots are never free for the long ones
-            fresh.append(thing(1000 + step * slots + len(fresh)))
-            policy.add(fresh[-1])
-        served(policy, slots)
-        for one in [one for one in fresh if one.generated_tokens == 2]:
-            policy.remove(one)
-            fresh.remove(one)
-    assert all(one.generated_tokens - had >= turn for one, had in zip(starving, before, strict=True))
+def test_prompts_have_what_slots_are_left():
+    policy = FeedbackQueues(quantum_tokens=QUANTUM)
+    for number in range(16):
+        policy.add(thing(number, chunks=8))
+    policy.add(thing(100, generated=1))
+    assert len(served(policy, 8)) == 8
+
+
+def test_two_prompts_are_read_beside_those_that_generate_however_few_slots_there_are():
+    policy = FeedbackQueues(quantum_tokens=QUANTUM)
+    for number in range(8):
+        policy.add(thing(number, chunks=8))
+        policy.add(thing(100 + number, generated=1))
+    assert sum(one.number < 100 for one in served(policy, 4)) == 2

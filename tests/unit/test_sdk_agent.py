@@ -241,22 +241,15 @@ def test_a_child_is_spawned_by_absolute_path_and_waited_for(kernel: FakeKernel, 
     assert kernel.seen[-1].body == {"pid": 5, "timeout_ms": 2000}
 
 
-def test_memory_and_scheduling_calls_answer_named_values(kernel: FakeKernel, me: Agent):
-    attributes = {"pid": 77, "priority": 5, "policy": "rr", "quantum_tokens": 32}
+def test_memory_calls_answer_named_values(kernel: FakeKernel, me: Agent):
     kernel.on |= {
         "mem.create": lambda call: call.reply(call.body | {"segment": 4}),
         "mem.stat": lambda call: call.reply(
             {"segments": [{"name": "s", "size_bytes": 9, "segment": 4}], "used_bytes": 9, "limit_bytes": 99}
         ),
-        "sched.setattr": lambda call: call.reply(attributes),
-        "sched.getpolicies": lambda call: call.reply(
-            {"policies": [{"name": "rr", "doc": "in turn"}], "current": "rr"}
-        ),
     }
     assert me.mem.create("s", 1 << 20) == ("s", 1 << 20, 4)
     assert me.mem.stat().segments == (("s", 9, 4),)
-    assert me.sched.set(priority=5).priority == 5
-    assert me.sched.policies().docs == {"rr": "in turn"}
 
 
 def test_many_threads_share_one_agent_and_each_gets_its_own_answer(kernel: FakeKernel, me: Agent):

@@ -9,7 +9,19 @@ import pytest
 from test_sdk_agent import mortal  # noqa: F401
 from test_sdk_fake_kernel import PATIENCE_S, reply_of, running_kernel
 
-from agentix import AsyncAgent, KernelGone, NoKernel, agent, aio, aio_llm, errors, llm, memory
+from agentix import (
+    AsyncAgent,
+    KernelGone,
+    NoKernel,
+    agent,
+    aio,
+    aio_llm,
+    aio_sched,
+    errors,
+    llm,
+    memory,
+    sched,
+)
 from kernel.abi import codec
 from kernel.abi.errors import Errno
 from kernel.limits import MAX_PROCESS_RINGS
@@ -18,7 +30,8 @@ MAIL = {"sender": 3, "data": codec.pack("kept")}
 TWINS = [
     (agent.Agent, aio.AsyncAgent),
     (agent.Task, aio.AsyncTask),
-    (agent.Sched, aio.AsyncSched),
+    (sched.Sched, aio_sched.AsyncSched),
+    (sched.Groups, aio_sched.AsyncGroups),
     (agent.Child, aio.AsyncChild),
     (llm.Llm, aio_llm.AsyncLlm),
     (llm.Pending, aio_llm.AsyncPending),

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from agentix import calls, errors
+from agentix import calls, errors, schedcalls
 from agentix.mux import Mux
 from agentix.vectors import vectors_of
 from kernel.abi import codec
-from kernel.abi.calls import MAX_MAIL_BYTES, MAX_TEXTS, SCHEMAS, validate
+from kernel.abi.calls import MAX_MAIL_BYTES, SCHEMAS, validate
 from kernel.abi.errors import Errno, KernelError
+from kernel.abi.textcalls import MAX_TEXTS
 
 GENERATE = calls.generate("hi", {}, stream=True)
 BODY = {"text": "ab", "tokens": [1, 2], "finish_reason": "stop", "usage": {}, "timings": {}}
@@ -166,7 +167,9 @@ EXAMPLES = [
     *calls.embed([[1, 2], [3]], "embed"),
     calls.models(),
     calls.spawn("main", "worker.py", [1, "b"], "w", {"A": "b"}, 3, ["task.create"]),
+    calls.spawn("main", "worker.py", [], "w", None, None, group="/a"),
     calls.task_create("critic", 3),
+    calls.task_create("critic", None, "/a"),
     calls.leave(0),
     calls.wait(0, 1.5),
     calls.kill(5, "TERM"),
@@ -176,9 +179,20 @@ EXAMPLES = [
     calls.mem_create("a", 1),
     calls.mem_stat(),
     calls.mem_unlink("a"),
-    calls.sched_set(pid=0, priority=5, policy=None, quantum_tokens=None),
-    calls.sched_get(0),
-    calls.sched_policies(),
+    schedcalls.sched_set(pid=0, nice=5, policy=None),
+    schedcalls.sched_set(
+        pid=0, nice=5, policy="", slice=0.02, weight=50, sched_class="batch", rt_priority=3, quota={"tokens": None}
+    ),
+    schedcalls.sched_get(0),
+    schedcalls.sched_policies(),
+    schedcalls.sched_hint(5),
+    schedcalls.sched_hint(None),
+    schedcalls.sched_stat(0),
+    schedcalls.group_create("/a", {"weight": 5, "policies": ["rr"], "params": {"a": 1}}),
+    schedcalls.group_set("/a", {"weight": None}),
+    schedcalls.group_attach("/a", 0),
+    schedcalls.group_remove("/a"),
+    schedcalls.group_stat(""),
     calls.log("line"),
 ]
 
@@ -244,10 +258,13 @@ def test_vectors_are_an_array_or_lists_of_the_same_numbers(monkeypatch):
     assert vectors_of(raw) == array.tolist() == [[0.5, -1, 2], [1, 2, 3]]
 
 
-def test_a_name_that_the_kernel_does_not_know_is_a_segments_or_a_models():
+def test_a_name_that_the_kernel_does_not_know_is_a_segments_a_models_or_a_groups():
     for call, kind in (
         (calls.mem_unlink("a"), errors.NoSuchSegment),
         (calls.tokenize("a", True, "x"), errors.NoSuchModel),
+        (schedcalls.group_stat("/a"), errors.NoSuchGroup),
+        (calls.task_create("a", None, "/a"), errors.NoSuchGroup),
+        (calls.spawn("main", "a.py", [], "", None, None, group="/a"), errors.NoSuchGroup),
     ):
         mux = Mux()
         inflight, _ = mux.start(call)
@@ -279,3 +296,13 @@ def test_importing_agentix_loads_no_heavy_module():
     code = f"import sys, agentix; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("retry_after_ms", "seconds"), [(1500, 1.5), (0, 0.0), (None, None)])
+def test_a_call_to_be_tried_again_says_after_how_many_seconds_where_the_kernel_can_tell(retry_after_ms, seconds):
+    mux = Mux()
+    inflight, _ = mux.start(GENERATE)
+    mux.feed(codec.encode_error(inflight.id, KernelError(Errno.EAGAIN, "too long a wait", retry_after_ms)))
+    with pytest.raises(errors.TryAgain, match="too long a wait") as raised:
+        inflight.value()
+    assert raised.value.retry_after == seconds

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from test_sdk_fake_kernel import PATIENCE_S, reply_of, running_kernel
+from test_sdk_sched import SCHEDULE
 
 from agentix import Agent, AsyncAgent, Task, errors
 from agentix.client import Connection
@@ -38,11 +39,10 @@ def seen(kernel, *methods):
 
 
 def answer_all(kernel):
-    attributes = {"pid": 1, "priority": 5, "policy": "rr", "quantum_tokens": 32}
     kernel.on |= {
         "llm.generate": lambda call: call.reply(reply_of("x")),
         "mem.stat": lambda call: call.reply({"segments": [], "used_bytes": 0, "limit_bytes": 0}),
-        "sched.setattr": lambda call: call.reply(attributes),
+        "sched.setattr": lambda call: call.reply(SCHEDULE),
         "ipc.send": lambda call: call.reply({}),
         "ipc.recv": lambda call: call.reply({"sender": 1, "data": codec.pack("hello")}),
         "log.write": lambda call: call.reply({}),
@@ -59,7 +59,7 @@ def test_every_call_of_a_task_is_made_in_its_name_and_the_holders_are_not(kernel
         assert (critic.name, critic.pid) == ("critic", FIRST_PID)
         assert critic.llm.generate("x").text == "x"
         critic.mem.stat()
-        critic.sched.set(priority=5)
+        critic.sched.set(nice=5)
         critic.send(9, "hi")
         assert critic.recv().data == "hello"
         critic.log("line")
@@ -145,7 +145,7 @@ def test_tasks_are_the_same_when_awaited(kernel):
             async with me.task("critic", priority=3) as critic:
                 assert (await critic.llm.generate("x")).text == "x"
                 await critic.mem.stat()
-                await critic.sched.set(priority=5)
+                await critic.sched.set(nice=5)
                 await critic.send(9, "hi")
                 assert (await critic.recv()).data == "hello"
                 await critic.log("line")

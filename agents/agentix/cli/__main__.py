@@ -19,6 +19,8 @@ EPILOG = "exit status:\n" + "\n".join(f"  {status:>3}  {text}" for status, text 
 EPILOG += "\n  `run` and `wait` end with the agent's own status, or 128 + the signal that killed it\n"
 EPILOG += "\n$AGENTIX_KERNEL, or --kernel, names the kernel when a user runs several"
 HELLO_S = 30.0
+CLASSES = "realtime, fair, batch or idle"
+ATTRIBUTES = "such as weight=200, policy=rr, params.quantum_tokens=16, policies=rr,fcfs, tokens=none"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +56,7 @@ def split_program(arguments: list[str]) -> tuple[list[str], list[str]]:
     for option in options:
         if not option.startswith("-"):
             return arguments, []
-        if option in ("--name", "--priority", "--allow", "--kernel"):
+        if option in ("--name", "--priority", "--nice", "--allow", "--kernel", "--group", "--policy", "--class"):
             next(options, None)
     return [*arguments[:at], "-"], arguments[at + 1 :]
 
@@ -104,7 +106,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = add("run", "tasks:run", "run a script as an agent, or `-- PROGRAM ARGS` with its model calls served")
     command.add_argument("--name", default="", help="of the agent; the script's if left out")
-    command.add_argument("--priority", type=int, metavar="NICE", help="-20 first, 19 last")
+    command.add_argument("--nice", "--priority", dest="priority", type=int, metavar="N", help="-20 first, 19 last")
+    command.add_argument("--group", default="", metavar="PATH", help="of `group ls`")
+    command.add_argument("--policy", metavar="NAME", help="of `policies`; its group's if left out")
+    command.add_argument("--class", dest="sched_class", metavar="CLASS", help=CLASSES)
     command.add_argument(
         "--allow", action="append", default=[], metavar="CAPABILITY", help="such as task.create; may be repeated"
     )
@@ -136,6 +141,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = add("logs", "tasks:logs", "print the last that an agent has printed")
     command.add_argument("pid", type=int, metavar="PID")
+
+    add_scheduling(add)
 
     command = add("info", "system:info", "print the kernel's settings and counters")
     command.add_argument("--json", action="store_true")
@@ -173,6 +180,52 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=1, metavar="N")
     command.add_argument("--report", metavar="PATH", help="write the figures to a JSON file")
     return parser
+
+
+def add_scheduling(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that show and change how agents share the models."""
+    command = add("nice", "sched:nice", "change an agent's nice value")
+    command.add_argument("nice", type=int, metavar="N", help="-20 first, 19 last")
+    command.add_argument("pid", type=int, metavar="PID")
+
+    command = add("chrt", "sched:chrt", "show or change how an agent is scheduled")
+    command.add_argument("pid", type=int, metavar="PID")
+    command.add_argument("--class", dest="sched_class", metavar="CLASS", help=CLASSES)
+    command.add_argument("--policy", metavar="NAME", help="of `policies`; \"\": its group's")
+    command.add_argument("--slice", type=int, metavar="MS", help="core time that a turn on the model lasts")
+    command.add_argument("--weight", type=int, metavar="W", help="its share; nice 0 is 100")
+    command.add_argument("--rt", type=int, metavar="N", help="within class realtime: 99 first, 1 last")
+
+    command = add("why", "sched:why", "say why an agent waited last, and how long it may have to")
+    command.add_argument("pid", type=int, metavar="PID")
+    command.add_argument("--json", action="store_true")
+
+    command = add("policies", "sched:policies", "list the scheduling policies and classes")
+    command.add_argument("--json", action="store_true")
+
+    command = add("pressure", "sched:pressure", "show how much of the time agents waited for a model")
+    command.add_argument("--json", action="store_true")
+
+    group = add("group", "", "list, make, change and remove scheduling groups")
+    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add_action(name: str, text: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        kept = argparse.SUPPRESS  # what was given before the action stays
+        action.add_argument("--kernel", metavar="NAME", default=kept, help="which kernel; main if left out")
+        action.set_defaults(function=f"groups:{name}")
+        return action
+
+    action = add_action("ls", "list the groups and what they have used")
+    action.add_argument("--json", action="store_true")
+    for name, text in (("create", "make a group"), ("set", "change a group")):
+        action = add_action(name, text)
+        action.add_argument("path", metavar="PATH")
+        action.add_argument("attributes", nargs="*", metavar="KEY=VALUE", help=ATTRIBUTES)
+    action = add_action("attach", "move an agent into a group")
+    action.add_argument("path", metavar="PATH")
+    action.add_argument("pid", type=int, metavar="PID")
+    add_action("rm", "remove a group that is empty").add_argument("path", metavar="PATH")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def add_kernel_options(parser: argparse.ArgumentParser) -> None:
         "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this machine"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of an LLM core; as calibrated if left out")
-    parser.add_argument("--policy", metavar="NAME", help="scheduling policy")
-    parser.add_argument("--quantum", type=int, metavar="TOKENS", help="time slice in generated tokens")
+    parser.add_argument("--policy", metavar="NAME", help="of the group \"/\"; `policies` lists them")
+    parser.add_argument("--quantum", type=int, metavar="TOKENS", help="a turn's, of policies that count in tokens")
 
 
 def chat_model(text: str) -> dict[str, Any]:

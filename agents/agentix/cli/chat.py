@@ -88,6 +88,8 @@ class Conversation:
             )
             if reply.finish_reason == "length":
                 print("(cut off: --max-tokens allows more)", file=sys.stderr)
+            elif reply.finish_reason == "quota":
+                print("(cut off: a quota is used up)", file=sys.stderr)
 
     def command(self, line: str) -> bool:
         """Carry out a line that begins with a slash; False to end."""

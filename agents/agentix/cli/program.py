@@ -26,6 +26,9 @@ ANSWER_S = 10.0
 
 def run(options: argparse.Namespace) -> int:
     """Get a key, run the program with it, give the key back."""
+    if options.group or options.policy is not None or options.sched_class is not None:
+        text = "run: --group, --policy and --class are a script's; a program's calls are in the gateway's group"
+        raise CommandError(Exit.USAGE, text)
     door = find_gateway(options.kernel)
     name = options.name or os.path.basename(options.program[0])
     made = ask(door, "POST", "", {"name": name, "priority": options.priority, "pid": os.getpid()})

@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-from agentix import calls
+from agentix import calls, schedcalls
 from agentix.calls import Exit as TaskExit
 from agentix.cli.exits import CommandError, Exit
 from agentix.cli.table import show, size, span, table
+from agentix.cli.topview import shown_bound, shown_group, waits
 from agentix.client import Connection
 from agentix.errors import AgentixError, NoSuchTask, TimedOut
 
@@ -31,8 +33,8 @@ SIGNAL_STATUS = 128  # added to a signal's number, as shells do
 OVERLAP_CHARS = 400  # enough of a log's end to find it again after the log's start was cut off
 
 PS_HEADINGS = (
-    "PID", "PPID", "NAME", "STATE", "WAITS FOR", "NICE", "CPU%", "RSS", "REQ", "CONTEXT", "PROMPT", "GEN",
-    "SWITCHES", "WAIT", "TTFT", "AGE",
+    "PID", "PPID", "NAME", "STATE", "WAITS FOR", "CLASS", "NICE", "POLICY", "GROUP", "CPU%", "RSS", "REQ", "CONTEXT",
+    "PROMPT", "GEN", "SWITCHES", "WAIT", "WAITS", "W", "TTFT", "AGE",
 )  # fmt: skip
 
 
@@ -42,9 +44,17 @@ def run(connection: Connection, options: argparse.Namespace) -> int:
         raise CommandError(Exit.USAGE, f"run: no script {options.script!r}: give the path of a Python file")
     name = options.name or os.path.splitext(os.path.basename(options.script))[0]
     call = calls.spawn(
-        connection.kernel, options.script, options.args, name, None, options.priority, options.allow
-    )
+        connection.kernel, options.script, options.args, name, None, options.priority, options.allow,
+        options.group,
+    )  # fmt: skip
     pid = connection.call(call, ANSWER_S)
+    if options.policy is not None or options.sched_class is not None:
+        call = schedcalls.sched_set(pid=pid, policy=options.policy, sched_class=options.sched_class)
+        try:
+            connection.call(call, ANSWER_S)
+        except AgentixError:
+            end_task(connection, pid)
+            raise
     if options.detach:
         print(pid)
         return Exit.OK
@@ -71,7 +81,7 @@ def ps(connection: Connection, options: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def ps_row(task: dict[str, object]) -> list[object]:
+def ps_row(task: dict[str, Any]) -> list[object]:
     def of(name: str, kind: Callable = show) -> object:
         value = task.get(name)
         return None if value is None else kind(value)
@@ -79,9 +89,10 @@ def ps_row(task: dict[str, object]) -> list[object]:
     state = f"{of('state')}{' throttled' if task.get('throttled') else ''}"
     context = None if task.get("context_limit") is None else f"{of('context_tokens')}/{of('context_limit')}"
     return [
-        of("pid"), of("ppid"), of("name"), state, of("waits_for"), of("priority"),
-        of("cpu_percent", lambda value: f"{value:.0f}"), of("rss_bytes", size), of("requests"), context,
-        of("prompt_tokens"), of("generated_tokens"), of("switches"), of("wait_s", span),
+        of("pid"), of("ppid"), of("name"), state, of("waits_for"), of("sched_class"), of("priority"), of("policy"),
+        shown_group(task.get("group", "")), of("cpu_percent", lambda value: f"{value:.0f}"), of("rss_bytes", size),
+        of("requests"), context, of("prompt_tokens"), of("generated_tokens"), of("switches"), of("wait_s", span),
+        waits(task.get("waits_now_s", 0.0), task.get("stage", "")), shown_bound(task.get("bound_s", 0.0)),
         of("ttft_s", span), of("age_s", span),
     ]  # fmt: skip
 

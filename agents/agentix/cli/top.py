@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import select
+import shutil
 import sys
 import termios
 import time
@@ -19,12 +20,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from agentix import calls
+from agentix import calls, schedcalls
 from agentix.cli.exits import CommandError, Exit
 from agentix.cli.topview import (
     COLUMNS,
     FREE,
+    NAME_CHARS,
     SORTS,
+    TEXTS,
     Lanes,
     Look,
     TaskRow,
@@ -32,6 +35,7 @@ from agentix.cli.topview import (
     headline,
     headline_text,
     rows,
+    shown_columns,
 )
 from agentix.client import Connection
 from agentix.errors import AgentixError
@@ -105,7 +109,7 @@ class Screen:
     def _act(self, key: str, row: TaskRow) -> None:
         if key in "+-":
             nice = min(19, max(-20, row.nice + (1 if key == "+" else -1)))
-            call = calls.sched_set(pid=row.pid, priority=nice)
+            call = schedcalls.sched_set(pid=row.pid, nice=nice)
             self._try(lambda: self._connection.call(call, ANSWER_S), f"{row.name} has nice {nice}")
         elif key == "p":
             name = "CONT" if row.state == "stopped" else "STOP"
@@ -131,16 +135,20 @@ class Screen:
         from rich.text import Text
 
         assert self.new is not None
-        shown = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-        for column, heading in zip(shown.columns, COLUMNS, strict=True):
+        made = self.rows()
+        columns = shown_columns(made, shutil.get_terminal_size().columns)
+        headings = [COLUMNS[at] for at in columns]
+        shown = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        for column, heading in zip(shown.columns, headings, strict=True):
             column.no_wrap, column.overflow = True, "ellipsis"
-            column.justify = "left" if heading in ("NAME", "STATE") else "right"
+            column.justify = "left" if heading in TEXTS else "right"
             if heading == "NAME":
-                column.ratio, column.min_width = 1, 12
-        for row in self.rows():
+                column.ratio, column.min_width = 1, NAME_CHARS
+        for row in made:
             cells = [Text(cell) for cell in row.cells()]
             cells[1].stylize(colour_of(row.pid))
-            shown.add_row(*cells, style="reverse" if row.pid == self.chosen else "")
+            style = "reverse" if row.pid == self.chosen else ""
+            shown.add_row(*(cells[at] for at in columns), style=style)
         parts: list[Any] = [Text(headline_text(headline(self.new, self.old)), style="bold")]
         for (model, bank, slot), pids in sorted(self.lanes.marks.items()):
             lane = Text(f"{model[:14]:14} {bank}.{slot:<3} ")

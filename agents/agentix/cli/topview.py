@@ -10,20 +10,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentix.cli.table import span
+
 COLUMNS = (
     "PID",
     "NAME",
     "STATE",
+    "CLASS",
     "NICE",
+    "POLICY",
+    "GROUP",
     "TOK/S",
     "REQ",
     "CONTEXT",
     "PROMPT",
     "GEN",
     "WAIT",
+    "WAITS",
+    "W",
     "SWITCHES",
     "SLOTS",
 )
+TEXTS = ("NAME", "STATE", "CLASS", "POLICY", "GROUP")  # columns that are no figures
+RARE = ("POLICY", "GROUP")  # columns that are left out while nobody has anything in them
+# Columns that are given up, one after the other, on a narrow terminal.
+SPARED = ("SWITCHES", "PROMPT", "SLOTS", "WAIT", "GEN", "CLASS", "CONTEXT", "GROUP", "POLICY", "REQ")
+GAP_CHARS = 3  # between columns
+NAME_CHARS = 12  # of a name at least
 SORTS = ("TOK/S", "WAIT", "GEN", "PID")
 LANE_LOOKS = 60  # of the past that a lane shows
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta", "bright_yellow",
@@ -77,23 +90,61 @@ class TaskRow:
     pid: int
     name: str
     state: str
+    sched_class: str
     nice: int
+    policy: str  # "": its group's
+    group: str
     tokens_per_s: float | None
     requests: int
     context: str
     prompt_tokens: int
     generated_tokens: int
-    wait_s: float
+    wait_s: float  # without a slot, in all
+    waits_now_s: float
+    stage: str  # of the wait at hand
+    bound_s: float  # within this it gets a turn
+    attained_s: float  # modelled core time that it has had
     switches: int
     slots: int
 
     def cells(self) -> tuple[str, ...]:
         rate = "-" if self.tokens_per_s is None else f"{self.tokens_per_s:.1f}"
         return (
-            str(self.pid), self.name, self.state, str(self.nice), rate, str(self.requests), self.context,
-            str(self.prompt_tokens), str(self.generated_tokens), f"{self.wait_s:.1f} s", str(self.switches),
-            str(self.slots),
+            str(self.pid), self.name, self.state, self.sched_class or "-", str(self.nice), self.policy or "-",
+            shown_group(self.group), rate, str(self.requests), self.context, str(self.prompt_tokens),
+            str(self.generated_tokens), f"{self.wait_s:.1f} s", waits(self.waits_now_s, self.stage),
+            shown_bound(self.bound_s), str(self.switches), str(self.slots),
         )  # fmt: skip
+
+
+def shown_group(path: str) -> str:
+    """A group's path, where it tells anything."""
+    return "-" if path in ("", "/") else path
+
+
+def waits(seconds: float, stage: str) -> str:
+    """The wait at hand, and how far it has gone."""
+    return f"{span(seconds)} {stage}".rstrip() if seconds else "-"
+
+
+def shown_bound(seconds: float) -> str:
+    """Within how long a task gets a turn; one that has ended gets none."""
+    return span(seconds) if seconds else "-"
+
+
+def shown_columns(made: Sequence[TaskRow], width: int) -> list[int]:
+    """Which of COLUMNS have something to show and find room in so many characters."""
+    held = list(zip(*(row.cells() for row in made), strict=True)) or [("-",)] * len(COLUMNS)
+    widths = {
+        heading: NAME_CHARS if heading == "NAME" else max(map(len, (heading, *cells)))
+        for heading, cells in zip(COLUMNS, held, strict=True)
+        if heading not in RARE or any(cell != "-" for cell in cells)
+    }
+    for heading in SPARED:
+        if sum(widths.values()) + GAP_CHARS * len(widths) <= width:
+            break
+        widths.pop(heading, None)
+    return [at for at, heading in enumerate(COLUMNS) if heading in widths]
 
 
 def rows(new: Look, old: Look | None, sort: str) -> list[TaskRow]:
@@ -113,13 +164,20 @@ def rows(new: Look, old: Look | None, sort: str) -> list[TaskRow]:
                 pid=task["pid"],
                 name=task["name"],
                 state=task["state"],
+                sched_class=task.get("sched_class", ""),
                 nice=task["priority"],
+                policy=task.get("policy", ""),
+                group=task.get("group", ""),
                 tokens_per_s=rate,
                 requests=task["in_flight"],
                 context=f"{task['context_tokens']}/{task['context_limit']}",
                 prompt_tokens=task["prompt_tokens"],
                 generated_tokens=task["generated_tokens"],
                 wait_s=task["wait_s"],
+                waits_now_s=task.get("waits_now_s", 0.0),
+                stage=task.get("stage", ""),
+                bound_s=task.get("bound_s", 0.0),
+                attained_s=task.get("attained_s", 0.0),
                 switches=task["switches"],
                 slots=holders.count(task["pid"]),
             )

@@ -28,6 +28,7 @@ NEEDS = ("starlette", "uvicorn", "prometheus_client")
 PRIORITY = (
     -20
 )  # of the gateway's task: it generates nothing, and its callers' tasks may have any below
+CAPABILITIES = ("task.create", "sched.group")  # it makes its callers' tasks, and their group
 READY = "gateway: "  # its line, then where it serves
 LOOK_S = 0.1
 PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # before a gateway that died is started again; doubled each time
@@ -114,7 +115,7 @@ def keep_gateway(
 def _spawn(connection: Connection, options: argparse.Namespace) -> int:
     arguments = ["--http", options.http, *(["--keys", options.keys] if options.keys else [])]
     call = calls.spawn(
-        connection.kernel, SCRIPT, arguments, "gateway", None, PRIORITY, ["task.create"]
+        connection.kernel, SCRIPT, arguments, "gateway", None, PRIORITY, CAPABILITIES
     )
     return connection.call(call, ANSWER_S)
 

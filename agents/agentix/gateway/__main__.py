@@ -1,6 +1,6 @@
-"""The gateway as an agent: started by the kernel as a script, with the capability task.create.
+"""The gateway as an agent: started by the kernel as a script, with the capabilities task.create and sched.group.
 
-agentix run --allow task.create agents/agentix/gateway/__main__.py --http 127.0.0.1:8080
+agentix run --allow task.create --allow sched.group agents/agentix/gateway/__main__.py --http 127.0.0.1:8080
 """
 
 from __future__ import annotations

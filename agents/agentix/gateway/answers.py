@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from math import ceil
 from typing import Any, Protocol
 
 from agentix.calls import Reply
@@ -238,7 +239,7 @@ def headers_of(problem: Problem) -> list[tuple[bytes, bytes]]:
     """The headers of an error: when to try again, or that it is no use."""
     headers = []
     if problem.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(1, round(problem.retry_after_s))).encode()))
+        headers.append((b"retry-after", str(max(1, ceil(problem.retry_after_s))).encode()))
     if not problem.may_retry:
         headers.append((b"x-should-retry", b"false"))
     if problem.status == 401:

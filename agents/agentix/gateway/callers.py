@@ -35,7 +35,7 @@ class Caller:
 
 
 def identify(headers: Mapping[str, str], ring: KeyRing, policy: str) -> Caller:
-    """Return the caller. `policy` is the kernel's. Raises Problem."""
+    """Return the caller. `policy` is the one that callers share by. Raises Problem."""
     secret = _secret(headers)
     key = ring.find(secret) if secret else None
     if key is None:
@@ -105,8 +105,8 @@ def _deadline_s(headers: Mapping[str, str], key: Key) -> float | None:
 def _check_policy(headers: Mapping[str, str], key: Key, policy: str) -> None:
     asked = headers.get("x-agentix-policy", key.policy)
     if asked not in ("", policy):
-        text = f"policy {asked[:40]!r} was asked for, this kernel runs {policy!r} for all"
-        raise invalid(f"{text}: an operator sets it with `agentix up --policy`", "X-Agentix-Policy")
+        text = f"policy {asked[:40]!r} was asked for, this gateway's callers share by {policy!r}"
+        raise invalid(f"{text}: an operator sets it with `agentix group set`", "X-Agentix-Policy")
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:

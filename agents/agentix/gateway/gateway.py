@@ -33,10 +33,13 @@ MAX_IN_FLIGHT = 2048  # requests of all callers; beyond it 429
 
 
 class Gateway:
-    """Made inside a running event loop, with an agent that has said hello."""
+    """Made inside a running event loop, with an agent that has said hello. policy: what make_group returned."""
 
-    def __init__(self, agent: AsyncAgent, ring: KeyRing, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(
+        self, agent: AsyncAgent, ring: KeyRing, policy: str, keep_alive_s: float = KEEP_ALIVE_S
+    ) -> None:
         self.agent = agent
+        self.policy = policy or self.connection.hello["policy"]
         self.ring = ring
         self.keep_alive_s = keep_alive_s
         self.tasks = TaskTable(agent)
@@ -53,7 +56,7 @@ class Gateway:
 
     def identify(self, headers: Mapping[str, str]) -> Caller:
         """Return who calls. Raises Problem."""
-        return identify(headers, self.ring, self.connection.hello["policy"])
+        return identify(headers, self.ring, self.policy)
 
     async def models(self) -> list[dict[str, Any]]:
         """What llm.models answers, at most MODELS_S old. Raises AgentixError."""

@@ -11,7 +11,7 @@
     [keys.alice]              # the task's name
     secret = "sk-..."
     priority = -5             # nice: -20 first, 19 last
-    policy = "mlfq"           # its requests are refused unless the kernel runs it
+    policy = "mlfq"           # its requests are refused unless callers share by it
     group = "research"        # requests of one group are one task
     deadline_ms = 60000
     max_in_flight = 16
@@ -42,7 +42,7 @@ class Key:
         0  # nice of the key's task; its requests may ask for later turns, not for sooner ones
     )
     group: str = ""
-    policy: str = ""  # "": whatever the kernel runs
+    policy: str = ""  # "": whatever callers share by
     deadline_ms: int = 0  # of a request that gives none; 0: none
     max_in_flight: int = MAX_IN_FLIGHT  # requests at once
     pid: int = 0  # a process with which the key ends; 0: none

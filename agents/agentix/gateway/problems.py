@@ -22,6 +22,7 @@ from agentix.errors import (
     OutOfMemory,
     PermissionDenied,
     PromptTooLong,
+    QuotaUsed,
     ShuttingDown,
     TimedOut,
     TryAgain,
@@ -68,6 +69,7 @@ _STATUS: tuple[tuple[type[AgentixError], int, str], ...] = (
     (BadMessage, 400, "invalid_value"),
     (PermissionDenied, 403, "permission_denied"),
     (TryAgain, 429, "rate_limit_exceeded"),
+    (QuotaUsed, 429, "insufficient_quota"),
     (OutOfMemory, 503, "out_of_memory"),
     (TimedOut, 504, "deadline_exceeded"),
     (Cancelled, 409, "cancelled"),
@@ -77,7 +79,14 @@ _STATUS: tuple[tuple[type[AgentixError], int, str], ...] = (
     (ShuttingDown, 503, "shutting_down"),
     (KernelGone, 503, "kernel_gone"),
 )
-_FINAL = ("context_length_exceeded", "model_failed", "deadline_exceeded", "cancelled", "task_ended")
+_FINAL = (
+    "context_length_exceeded",
+    "insufficient_quota",
+    "model_failed",
+    "deadline_exceeded",
+    "cancelled",
+    "task_ended",
+)
 
 
 def problem_of(error: AgentixError) -> Problem:
@@ -91,12 +100,16 @@ def problem_of(error: AgentixError) -> Problem:
         ((status, code) for kind, status, code in _STATUS if isinstance(error, kind)),
         (500, "kernel_error"),
     )
+    may_retry = code not in _FINAL and status not in (400, 403, 404, 413)
+    retry_after_s = RETRY_AFTER_S if may_retry and status in (429, 503) else None
+    if isinstance(error, TryAgain) and error.retry_after is not None:
+        retry_after_s = error.retry_after
     return Problem(
         status,
         code,
         text,
-        retry_after_s=RETRY_AFTER_S if status in (429, 503) else None,
-        may_retry=code not in _FINAL and status not in (400, 403, 404, 413),
+        retry_after_s=retry_after_s,
+        may_retry=may_retry,
         facts=facts,
     )
 

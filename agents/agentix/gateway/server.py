@@ -22,6 +22,7 @@ from agentix.gateway.app import make_app
 from agentix.gateway.gateway import Gateway
 from agentix.gateway.keys import KeyRing
 from agentix.gateway.rundir import Door, publish, withdraw
+from agentix.gateway.tasks import make_group
 
 DRAIN_S = 5
 BACKLOG = 2048
@@ -37,7 +38,7 @@ async def serve(host: str, port: int, keys: str | None, keep_alive_s: float) -> 
     ring = KeyRing(keys)
     listener = bind(host, port)
     async with AsyncAgent("gateway") as agent:
-        gateway = Gateway(agent, ring, keep_alive_s)
+        gateway = Gateway(agent, ring, await make_group(agent), keep_alive_s)
         kernel = gateway.connection.kernel
         config = uvicorn.Config(
             make_app(gateway),

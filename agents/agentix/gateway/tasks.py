@@ -1,8 +1,9 @@
 """The tasks that stand for the gateway's callers: made when first needed, ended when long unused.
 
-A caller with a key has one task for each group and priority that it uses; one without a key has one for each
-conversation. Who uses it: gateway.py. What must hold: a task with a request in flight is never ended; there are
-never more tasks than the kernel allows one holder; a task that somebody killed is forgotten, and made anew.
+All are in one scheduling group, which an operator can change. A caller with a key has one task for each group that it
+names and priority that it uses; one without a key has one for each conversation. Who uses it: gateway.py, and server.py
+for the group. What must hold: a task with a request in flight is never ended; there are never more tasks than the
+kernel allows one holder; a task that somebody killed is forgotten, and made anew.
 """
 
 from __future__ import annotations
@@ -14,17 +15,32 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agentix.aio import AsyncAgent, AsyncTask
-from agentix.errors import AgentixError, NoSuchChild
+from agentix.errors import AgentixError, AlreadyExists, NoSuchChild
 from agentix.gateway.callers import Caller
 from agentix.gateway.conversations import Chain, Conversations
 from agentix.gateway.problems import Problem
 
+GROUP = "/http"
+# Chats are short beside what agents do: who begins goes first, whole prompts go in at once, and nobody waits for long.
+GROUP_ATTR = {"policy": "mlfq", "gap": 0, "starve_ms": 10_000}
 MAX_TASKS = 960  # of the 1,024 that the kernel allows one holder: some are on their way out
 MAX_IDLE = 256  # conversations without a key that nobody uses at the moment
 IDLE_S = 600.0  # after so long without a request a task ends, and its kept contexts with it
 SWEEP_S = 5.0
 REAP_S = 0.5  # between looks while there is no task
 CREATE_S = 30.0
+
+
+async def make_group(agent: AsyncAgent) -> str:
+    """Make the callers' group, unless it is there, maybe as an operator has set it; return its policy.
+
+    "": it has the kernel's. Raises AgentixError.
+    """
+    try:
+        group = await agent.groups.create(GROUP, timeout=CREATE_S, **GROUP_ATTR)
+    except AlreadyExists:
+        (group,) = await agent.groups.stat(GROUP, timeout=CREATE_S)
+    return group.attr["policy"]
 
 
 @dataclass(slots=True, eq=False)
@@ -182,7 +198,9 @@ class TaskTable:
 
     async def _make(self, seat: Seat, priority: int) -> None:
         try:
-            task = self._agent.task(seat.name[:64], priority, timeout=CREATE_S)
+            task = self._agent.task(
+                seat.name[:64], priority, group=GROUP, timeout=CREATE_S
+            )
             seat.task = await task.__aenter__()
         finally:
             seat.making = None

@@ -69,7 +69,7 @@ class Work:
                 come.append((index, inflight.chunks.popleft()))
             if inflight.is_done and inflight.waiter is not None:
                 inflight.waiter = None  # told once
-                come.append((index, inflight.value()))
+                come.append((index, _reply(inflight)))
         return come
 
     async def replies(self) -> list[Reply]:
@@ -81,7 +81,7 @@ class Work:
             await self.wait(None)
             if self.has_hung_up:
                 raise HungUp
-        return [inflight.value() for inflight in self.inflights]
+        return [_reply(inflight) for inflight in self.inflights]
 
     async def status(self, timeout_s: float) -> dict[str, Any]:
         """Where the first generation that is in flight stands; see llm.status."""
@@ -107,6 +107,12 @@ class Work:
         self._table.give_back(
             self.seat, is_dead=any(isinstance(one.error, NoSuchTask | BrokenPipe) for one in self.inflights)
         )
+
+
+def _reply(inflight: Inflight) -> Reply:
+    """A generation's reply. Clients know "length" as the end at a limit, and no quotas. Raises AgentixError."""
+    reply = inflight.value()
+    return reply._replace(finish_reason="length") if reply.finish_reason == "quota" else reply
 
 
 class HungUp(AgentixError):

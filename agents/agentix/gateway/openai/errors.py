@@ -21,6 +21,8 @@ def body_of(problem: Problem) -> bytes:
     kind = TYPES.get(
         problem.status, "server_error" if problem.status >= 500 else "invalid_request_error"
     )
+    if problem.code == "insufficient_quota":
+        kind = problem.code  # as OpenAI has it, for its clients tell by the type that waiting is no use
     error = {
         "message": problem.text,
         "type": kind,

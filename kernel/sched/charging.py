@@ -1,0 +1,70 @@
+"""What steps cost, and whom: modelled core time, split among those who were fed.
+
+Who calls it: scheduler.py. What must hold: the parts of a step come to its modelled time exactly; a switch is paid by
+who got the slot, or by who left it if nobody did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kernel.engine.base import CHUNK_TOKENS, StepResult
+from kernel.objects import Request
+from kernel.sched.cost import Part, StepModel
+from kernel.sched.flight import Flight
+
+
+class Charging:
+    """Of one model. Times in ns."""
+
+    def __init__(self) -> None:
+        self.model = StepModel()
+        self.work_ns = 0  # modelled, of all steps
+        self.switch_ns = 0  # of these, for saves and restores
+
+    def done(self, flight: Flight, result: StepResult) -> dict[Request, int]:
+        """Learn from a step; return each request's part of its modelled time."""
+        parts = parts_of(flight)
+        moves = moves_of(flight)
+        charges, step_ns = self.model.split(parts)
+        switches, switch_ns = self.model.split_switches(moves)
+        for request, core_ns in switches.items():
+            charges[request] = charges.get(request, 0) + core_ns
+        self.work_ns += step_ns + switch_ns
+        self.switch_ns += switch_ns
+        took_ns = result.ended_ns - result.began_ns
+        self.model.learn(parts, took_ns - result.switch_ns)
+        self.model.learn_switches(moves, result.switch_ns)
+        return charges
+
+    def decodes_ns(self, requests: Sequence[Request]) -> float:
+        """Return what the next tokens of these take in a step."""
+        return self.model.predict([Part(one, 1, one.kv_tokens, False) for one in requests])
+
+    def chunk_ns(self, request: Request) -> float:
+        """Return what a further chunk of a prompt takes in a step that has one already."""
+        one = [Part(request, CHUNK_TOKENS, request.kv_tokens, True)]
+        return self.model.predict(one)
+
+    def worst_step_ns(self, rows: int, chunks: int, depth_tokens: int) -> int:
+        """Return the time of a step with so many tokens and chunks, each after so many others of its context."""
+        return int(self.model.worst_ns(rows, depth_tokens, chunks * CHUNK_TOKENS, depth_tokens))
+
+    def worst_switches_ns(self, count: int, depth_tokens: int) -> int:
+        """Return the time of so many saves and as many restores of contexts of this length."""
+        return int(self.model.switches_ns([depth_tokens] * (2 * count)))
+
+
+def parts_of(flight: Flight) -> list[Part]:
+    """Return what a step feeds, as the model sees it."""
+    return [
+        Part(request, end - start, start, chunks > 0)
+        for request, rows in flight.fed
+        for start, end, chunks in rows
+    ]
+
+
+def moves_of(flight: Flight) -> list[tuple[Request, int]]:
+    """Return (who pays, tokens moved) of each save and restore."""
+    moves = [(flight.admitted.get(save.slot, request), save.tokens) for request, save in flight.saves.values()]
+    return moves + [(request, restore.keep) for request, restore in flight.restores.values()]

@@ -1,0 +1,179 @@
+"""Waiting is watched: who has waited too long for a slot is warned of, boosted, and in the end rescued.
+
+Who calls it: the scheduler, one of these for each bank. What must hold: whatever the policies, weights, classes and
+arrivals, a task with something to run gets a slot within the bound below; its class and priority are never rewritten.
+
+A request that waits for half of its group's starve_ms is logged; at three quarters it goes first inside its own policy,
+one of each policy's at a time; at the whole its task enters a queue, first come first served, that owns a third of the
+slots: whoever is at its head holds one for a lease. Tasks queue and not requests, so that many requests buy no more of
+it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+
+from kernel.objects import Request
+
+LEASE_NS = 450_000_000  # that a rescued request holds its slot at least ...
+LEASE_TASKS = 64  # ... and so many times longer as there are tasks of this many: short turns of many cost switches
+ROWS = 3  # one slot in so many is for the rescued, at least one
+_STALE = 256  # alarms of waits that ended, before their heap is made anew
+
+
+class Stage(IntEnum):
+    """Of a wait."""
+
+    NONE = 0
+    WARN = 1
+    BOOST = 2
+    RESCUE = 3
+
+
+_PARTS = {Stage.WARN: 0.5, Stage.BOOST: 0.75, Stage.RESCUE: 1.0}  # of starve_ms
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    request: Request
+    since_ns: int
+    starve_ns: int
+    stage: Stage = Stage.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """W = starve_s + ceil(tasks / rows) * turn_s + banks_s; a turn is max(lease_s + step_s, reads * step_s) + switch_s.
+
+    reads: steps that it takes to feed each of the rescued once, if all of them read prompts.
+    """
+
+    starve_s: float
+    tasks: int  # that want to run
+    rows: int  # of the rescued
+    lease_s: float
+    step_s: float  # the longest step
+    reads: int
+    switch_s: float  # saves and restores of as many as there are rows
+    banks_s: float  # that the bank may be without memory, for others that do not fit beside it
+
+    @property
+    def turn_s(self) -> float:
+        return max(self.lease_s + self.step_s, self.reads * self.step_s) + self.switch_s
+
+    @property
+    def seconds(self) -> float:
+        return self.starve_s + -(-self.tasks // self.rows) * self.turn_s + self.banks_s
+
+
+def rows_of(slots: int) -> int:
+    return max(1, slots // ROWS)
+
+
+def lease_ns(tasks: int) -> int:
+    """Return how long a rescued request may hold a slot while so many tasks want to run."""
+    return LEASE_NS * max(tasks, LEASE_TASKS) // LEASE_TASKS
+
+
+class Rescue:
+    """The waits of one bank. `reached` is told of every stage that one reaches."""
+
+    def __init__(self, reached: Callable[[Request, Stage, int], None]) -> None:
+        self._reached = reached
+        self._waits: dict[Request, _Wait] = {}
+        self._alarms: list[tuple[int, int, _Wait, Stage]] = []  # heap
+        self._alarm_count = 0
+        self._queue: OrderedDict[int, None] = OrderedDict()  # pids with starving requests, first come first
+        self._starving: dict[int, OrderedDict[Request, None]] = {}  # by pid, longest waiting first
+        self._leases: dict[Request, int | None] = {}  # since when it has its slot; None: it has none yet
+        self._fed: set[Request] = set()  # of those with a lease
+
+    def stage(self, request: Request) -> Stage:
+        wait = self._waits.get(request)
+        return Stage.NONE if wait is None else wait.stage
+
+    def waits(self, request: Request, now_ns: int, starve_ns: int) -> None:
+        """A runnable request has no slot from now on."""
+        if request in self._leases:  # it moves to another bank, or its core died
+            self._leases[request] = None
+        if request in self._waits:
+            return
+        wait = self._waits[request] = _Wait(request, now_ns, starve_ns)
+        self._set_alarm(wait, Stage.WARN)
+
+    def runs(self, request: Request, now_ns: int) -> None:
+        """It has a slot."""
+        self._end_wait(request)
+        if request in self._leases:
+            self._leases[request] = now_ns
+
+    def fed(self, request: Request) -> None:
+        """It got further by a step."""
+        if request in self._leases:
+            self._fed.add(request)
+
+    def gone(self, request: Request) -> None:
+        """It is not runnable any more."""
+        self._end_wait(request)
+        self._leases.pop(request, None)
+        self._fed.discard(request)
+
+    def look(self, now_ns: int, slots: int, tasks: int) -> list[Request]:
+        """Return who must hold a slot in the next step, longest starved first."""
+        while self._alarms and self._alarms[0][0] <= now_ns:
+            _, _, wait, stage = heappop(self._alarms)
+            if self._waits.get(wait.request) is wait:
+                self._reach(wait, stage)
+        lasting = lease_ns(tasks)
+        for request, since_ns in list(self._leases.items()):
+            if since_ns is not None and request in self._fed and now_ns - since_ns >= lasting:
+                del self._leases[request]
+                self._fed.discard(request)
+        while self._queue and len(self._leases) < rows_of(slots):
+            pid, _ = self._queue.popitem(last=False)
+            request = next(iter(self._starving[pid]))
+            self._forget_starving(request)
+            self._leases[request] = None
+        return list(self._leases)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _reach(self, wait: _Wait, stage: Stage) -> None:
+        wait.stage = stage
+        if stage is Stage.RESCUE:
+            pid = wait.request.task.pid
+            if wait.request not in self._leases:
+                self._starving.setdefault(pid, OrderedDict())[wait.request] = None
+                self._queue.setdefault(pid)
+        else:
+            self._set_alarm(wait, Stage(stage + 1))
+        self._reached(wait.request, stage, wait.since_ns)
+
+    def _set_alarm(self, wait: _Wait, stage: Stage) -> None:
+        self._alarm_count += 1
+        at_ns = wait.since_ns + int(wait.starve_ns * _PARTS[stage])
+        heappush(self._alarms, (at_ns, self._alarm_count, wait, stage))
+        if len(self._alarms) > 2 * len(self._waits) + _STALE:
+            self._alarms = [alarm for alarm in self._alarms if self._waits.get(alarm[2].request) is alarm[2]]
+            heapify(self._alarms)
+
+    def _end_wait(self, request: Request) -> None:
+        if self._waits.pop(request, None) is not None and request not in self._leases:
+            self._forget_starving(request)
+
+    def _forget_starving(self, request: Request) -> None:
+        """Its task stays in the queue, at the end, if it has another one."""
+        pid = request.task.pid
+        starving = self._starving.get(pid)
+        if starving is None or request not in starving:
+            return
+        del starving[request]
+        if not starving:
+            del self._starving[pid]
+            self._queue.pop(pid, None)
+        elif pid not in self._queue:
+            self._queue[pid] = None
