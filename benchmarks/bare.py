@@ -22,7 +22,10 @@ from benchmarks.rawpeer import RawPeer
 from kernel.abi.address import endpoint
 from kernel.abi.codec import decode_answer, decode_call, encode_answer, encode_call, pack, unpack
 
-ANSWER = {"pid": 123456, "priority": 0, "policy": "rr", "quantum_tokens": 32}  # as sched.getattr's
+ANSWER = {  # as sched.getattr's
+    "pid": 123456, "group": "/", "policy": "eevdf", "nice": 0, "weight": 100, "slice_ms": 40, "sched_class": "fair",
+    "rt_priority": 1, "quota": {},
+}  # fmt: skip
 MESSAGE_BYTES = 4096
 WARM_UP = 200
 _PR_SET_PDEATHSIG = 1

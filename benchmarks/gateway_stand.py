@@ -60,7 +60,7 @@ class GatewayStand(Stand):
             args=["--http", "127.0.0.1:0"],
             name="gateway",
             priority=PRIORITY,
-            capabilities=["task.create"],
+            capabilities=["task.create", "sched.group"],
             env={"BENCH_CHUNKS": str(self.folder / "chunks.json")},  # for agents/gateway_timed.py
         )
         end_s = time.monotonic() + SERVE_S

@@ -158,8 +158,8 @@ class _Case:
     def _arrive(self, number: int) -> None:
         spec, _ = self._chosen[number]
         peer, pid = self._rig.agent(number), 100 + number
-        priority = self._draw.choice([0, 0, 5, 10])
-        self._rig.call(b"op", 1, "sched.setattr", is_operator=True, pid=pid, priority=priority)
+        nice = self._draw.choice([0, 0, 5, 10])
+        self._rig.call(b"op", 1, "sched.setattr", is_operator=True, pid=pid, nice=nice)
         self._rig.ends.pop(b"op")
         self._rig.call(peer, pid, "llm.generate", **spec.fields)
         self._arrived.append(number)

@@ -285,12 +285,12 @@ class Kernel:
         """Tell the person at the kernel's terminal a line."""
         self._emit(Say(text))
 
-    def requeue(self, tasks: Iterable[Task], change: Callable[[], None], now_ns: int) -> None:
+    def requeue(self, tasks: Iterable[Task], change: Callable[[], None]) -> None:
         """Take tasks' requests out of every queue, let `change` alter how they are ranked, put them back."""
         requests = [request for task in tasks for request in task.requests]
         for core in self.cores:  # one inside the other: the change comes when they are in no queue at all
             own = [request for request in requests if request.core == core.number]
-            change = partial(core.scheduler.requeue, own, change, now_ns)
+            change = partial(core.scheduler.requeue, own, change)
         change()
 
     def ask_ps(self, call: Call) -> None:

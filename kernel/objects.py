@@ -199,6 +199,7 @@ class Request:
     snapshot: KVSnapshot | None = None
     core_deaths: int = 0  # of cores that were working on it
     waits_since_ns: int = 0  # when it last went off the model
+    wants_since_ns: int = 0  # runnable without a slot; kept when it is queued anew
     wait_ns: int = 0
     first_slot_ns: int | None = None
     first_token_ns: int | None = None

@@ -54,7 +54,7 @@ def setattr_(kernel: Kernel, call: Call, options: abi.SchedSetattr, now_ns: int)
                 setattr(attr, name, value)
         attr.quota = {name: value for name, value in quota.items() if value is not None}
 
-    kernel.requeue([task], change, now_ns)
+    kernel.requeue([task], change)
     return describe_task(kernel, task)
 
 
@@ -94,7 +94,7 @@ def hint(kernel: Kernel, call: Call, options: abi.SchedHint, now_ns: int) -> dic
     def change() -> None:
         task.sched.hint_tokens = options.remaining_tokens
 
-    kernel.requeue([task], change, now_ns)
+    kernel.requeue([task], change)
     return {}
 
 
@@ -223,7 +223,7 @@ def set_group(kernel: Kernel, call: Call, options: abi.GroupSetattr, now_ns: int
         except KernelError as error:  # everybody goes back to where they were
             found.append(error)
 
-    kernel.requeue(_tasks_below(kernel, group), change, now_ns)
+    kernel.requeue(_tasks_below(kernel, group), change)
     if found:
         raise found[0]
     return describe_group(kernel, group, now_ns)
@@ -242,7 +242,7 @@ def attach(kernel: Kernel, call: Call, options: abi.GroupAttach, now_ns: int) ->
             task.sched.group = path
             kernel.groups.count(path, 1)
 
-        kernel.requeue([task], change, now_ns)
+        kernel.requeue([task], change)
     return {}
 
 

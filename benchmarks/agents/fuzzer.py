@@ -101,7 +101,7 @@ def wrong_type() -> bytes:
     method, field = draw.choice(
         [("llm.generate", "prompt"), ("llm.generate", "max_tokens"), ("llm.generate", "tokens"),
          ("proc.spawn", "script"), ("proc.kill", "pid"), ("ipc.send", "data"), ("mem.create", "name"),
-         ("sched.setattr", "priority"), ("llm.detokenize", "tokens"), ("log.write", "text"),
+         ("sched.setattr", "nice"), ("llm.detokenize", "tokens"), ("log.write", "text"),
          ("task.create", "name")]
     )  # fmt: skip
     return call(method, {field: draw.choice([2.5, {"a": {}}, True])})

@@ -14,6 +14,9 @@ from kernel.sched.cost import Part, StepModel
 from kernel.sched.flight import Flight
 
 
+_LEAST_ERROR = 0.1  # of the model, as long as it knows no better
+
+
 class Charging:
     """Of one model. Times in ns."""
 
@@ -47,8 +50,10 @@ class Charging:
         return self.model.predict(one)
 
     def worst_step_ns(self, rows: int, chunks: int, depth_tokens: int) -> int:
-        """Return the time of a step with so many tokens and chunks, each after so many others of its context."""
-        return int(self.model.worst_ns(rows, depth_tokens, chunks * CHUNK_TOKENS, depth_tokens))
+        """Return the time of a step with so many tokens and chunks, each after so many others of its context; and on
+        top what the model is wrong by."""
+        predicted = self.model.worst_ns(rows, depth_tokens, chunks * CHUNK_TOKENS, depth_tokens)
+        return int(predicted * (1 + max(_LEAST_ERROR, self.model.p95_error)))
 
     def worst_switches_ns(self, count: int, depth_tokens: int) -> int:
         """Return the time of so many saves and as many restores of contexts of this length."""

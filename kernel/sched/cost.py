@@ -18,6 +18,7 @@ _REFIT_STEPS = 8
 _WARM_STEPS = 32  # from here on a step that took far longer than predicted is the machine's disturbance
 _OUTLIER = 4.0  # times the prediction
 _PASS_TOKENS = 256  # of prompts: so many share a pass
+_USUAL_NS = 1e8  # of a step, as far as the weight of the first guess goes
 _RECENT = 512  # steps whose errors are told
 # A step: [decodes at all, rows, their depth, passes over prompts, prompt tokens, these times their depth]
 _GUESS_NS = np.array([10e6, 1e6, 500.0, 10e6, 1e6, 20.0])
@@ -148,8 +149,8 @@ class _Fit:
         rows = np.array([one for one, _ in self._batch]) / self._scale
         took = np.array([one for _, one in self._batch])
         weights = _FORGET ** np.arange(len(took) - 1, -1, -1)
-        # A relative error counts the same in a short step as in a long one.
-        weights = weights * (1e8 / np.maximum(took, 1.0)) ** 2
+        # Weighed by the reciprocal of the prediction, the times predicted come to those taken, over many steps.
+        weights = weights * _USUAL_NS / np.maximum(rows @ (np.array(self.found) * self._scale), 1.0)
         keep = _FORGET ** len(took)
         self._squares = keep * self._squares + (rows.T * weights) @ rows
         self._products = keep * self._products + (rows.T * weights) @ took

@@ -46,10 +46,10 @@ class Feeding:
     def choose(self, working: Sequence[Request], is_everybody: bool, rescued: Collection[Request] = ()) -> Fed:
         """Return what each is fed, first come first; is_everybody: nobody waits for a slot."""
         most_chunks = self._within_gaps(working, rescued)
-        fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row))
+        fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row), rescued)
         if not fed and self._chunks_in_a_row:
             self._chunks_in_a_row = 0
-            fed = self._rows(working, most_chunks)
+            fed = self._rows(working, most_chunks, rescued)
         prompts = [(request, rows) for request, rows in fed if rows[-1][2]]
         if prompts and is_everybody and len(fed) - len(prompts) > FEW:
             self._chunks_in_a_row += sum(rows[-1][2] for _, rows in prompts)
@@ -69,10 +69,12 @@ class Feeding:
         return chunks_within(min(gaps), decode_ns, chunk_ns, least, self.most_chunks)
 
     @staticmethod
-    def _rows(working: Sequence[Request], left: int) -> Fed:
+    def _rows(working: Sequence[Request], left: int, rescued: Collection[Request]) -> Fed:
+        """Those first in order have as many chunks as there are; each of the rescued one, for others wait as long."""
         fed = []
         for request in working:
-            rows = step_rows(request.turns, request.kv_tokens, request.prompt_tokens, left)
+            most = min(left, 1) if request in rescued else left
+            rows = step_rows(request.turns, request.kv_tokens, request.prompt_tokens, most)
             if rows:
                 fed.append((request, rows))
                 left -= rows[-1][2]

@@ -39,7 +39,7 @@ class BankQueues:
         self._queues: list[_Queue] = []
         self._rota = BankRota((), 0)
 
-    def fit(self, info: EngineInfo, runnable: Iterable[Request], now_ns: int) -> None:
+    def fit(self, info: EngineInfo, runnable: Iterable[Request]) -> None:
         """Take a core's banks; if they differ from the last one's, queue everybody anew."""
         if info.banks == self._banks:
             return
@@ -51,17 +51,16 @@ class BankQueues:
             self._queues.append(queue)
             first += bank.slots
         for request in runnable:
-            self.add(request, now_ns)
+            self.add(request)
 
-    def add(self, request: Request, now_ns: int) -> None:
+    def add(self, request: Request) -> None:
         if not self._queues:
             return
         request.bank = bank_for(self._banks, len(request.tokens))
         queue = self._queues[request.bank]
         queue.classes.add(request)
         if request.slot is None:
-            starve_ms = self._groups.effective(request.task.sched.group).starve_ms
-            queue.rescue.waits(request, now_ns, starve_ms * 1_000_000)
+            self.waits(request)
 
     def remove(self, request: Request) -> None:
         if self._queues:
@@ -69,17 +68,17 @@ class BankQueues:
             queue.classes.remove(request)
             queue.rescue.gone(request)
 
-    def regrade(self, request: Request, now_ns: int) -> None:
+    def regrade(self, request: Request) -> None:
         """Queue a request for a larger bank if it has outgrown its own."""
         if bank_for(self._banks, len(request.tokens)) > request.bank:
             self.remove(request)
-            self.add(request, now_ns)
+            self.add(request)
 
     def charge(self, request: Request, core_ns: int, tokens: int) -> None:
         queue = self._queues[request.bank]
         queue.classes.charge(request, core_ns, tokens)
         if tokens:
-            queue.rescue.fed(request)
+            queue.rescue.fed(request, core_ns)
 
     def pass_time(self, core_ns: int) -> None:
         """A step has passed."""
@@ -107,10 +106,10 @@ class BankQueues:
         """A request has a slot."""
         self._queues[request.bank].rescue.runs(request, now_ns)
 
-    def waits(self, request: Request, now_ns: int) -> None:
-        """A runnable request has lost its slot."""
+    def waits(self, request: Request) -> None:
+        """A runnable request has no slot, since its wants_since_ns."""
         starve_ms = self._groups.effective(request.task.sched.group).starve_ms
-        self._queues[request.bank].rescue.waits(request, now_ns, starve_ms * 1_000_000)
+        self._queues[request.bank].rescue.waits(request, request.wants_since_ns, starve_ms * 1_000_000)
 
     def boost(self, request: Request) -> None:
         """Put a request first in its own policy until it has a slot."""

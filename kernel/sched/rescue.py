@@ -20,6 +20,7 @@ from heapq import heapify, heappop, heappush
 from kernel.objects import Request
 
 LEASE_NS = 450_000_000  # that a rescued request holds its slot at least ...
+LEASE_CORE_NS = 40_000_000  # but no longer than until it has had so much core time, as a chunk of a prompt takes
 LEASE_TASKS = 64  # ... and so many times longer as there are tasks of this many: short turns of many cost switches
 ROWS = 3  # one slot in so many is for the rescued, at least one
 _STALE = 256  # alarms of waits that ended, before their heap is made anew
@@ -90,7 +91,8 @@ class Rescue:
         self._queue: OrderedDict[int, None] = OrderedDict()  # pids with starving requests, first come first
         self._starving: dict[int, OrderedDict[Request, None]] = {}  # by pid, longest waiting first
         self._leases: dict[Request, int | None] = {}  # since when it has its slot; None: it has none yet
-        self._fed: set[Request] = set()  # of those with a lease
+        self._had_ns: dict[Request, int] = {}  # core time since then, of those that were fed
+        self._resting: list[int] = []  # until when rows rest whose lease ended early, for it had cost enough
 
     def stage(self, request: Request) -> Stage:
         wait = self._waits.get(request)
@@ -111,16 +113,16 @@ class Rescue:
         if request in self._leases:
             self._leases[request] = now_ns
 
-    def fed(self, request: Request) -> None:
-        """It got further by a step."""
+    def fed(self, request: Request, core_ns: int) -> None:
+        """It got further by a step that cost so much."""
         if request in self._leases:
-            self._fed.add(request)
+            self._had_ns[request] = self._had_ns.get(request, 0) + core_ns
 
     def gone(self, request: Request) -> None:
         """It is not runnable any more."""
         self._end_wait(request)
         self._leases.pop(request, None)
-        self._fed.discard(request)
+        self._had_ns.pop(request, None)
 
     def look(self, now_ns: int, slots: int, tasks: int) -> list[Request]:
         """Return who must hold a slot in the next step, longest starved first."""
@@ -128,12 +130,9 @@ class Rescue:
             _, _, wait, stage = heappop(self._alarms)
             if self._waits.get(wait.request) is wait:
                 self._reach(wait, stage)
-        lasting = lease_ns(tasks)
-        for request, since_ns in list(self._leases.items()):
-            if since_ns is not None and request in self._fed and now_ns - since_ns >= lasting:
-                del self._leases[request]
-                self._fed.discard(request)
-        while self._queue and len(self._leases) < rows_of(slots):
+        self._end_leases(now_ns, lease_ns(tasks))
+        self._resting = [until_ns for until_ns in self._resting if until_ns > now_ns]
+        while self._queue and len(self._leases) + len(self._resting) < rows_of(slots):
             pid, _ = self._queue.popitem(last=False)
             request = next(iter(self._starving[pid]))
             self._forget_starving(request)
@@ -141,6 +140,16 @@ class Rescue:
         return list(self._leases)
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _end_leases(self, now_ns: int, lasting_ns: int) -> None:
+        for request, since_ns in list(self._leases.items()):
+            if since_ns is None or request not in self._had_ns:
+                continue
+            is_over = now_ns - since_ns >= lasting_ns
+            if is_over or self._had_ns[request] >= LEASE_CORE_NS:
+                del self._leases[request], self._had_ns[request]
+                if not is_over:
+                    self._resting.append(since_ns + lasting_ns)
 
     def _reach(self, wait: _Wait, stage: Stage) -> None:
         wait.stage = stage

@@ -72,7 +72,9 @@ class Scheduler:
         if not request.fed_tokens:
             self.totals.reused_tokens += request.reused_tokens
         self._runnable[request] = None
-        self.queues.add(request, self._now_ns)
+        if request.slot is None:
+            request.wants_since_ns = self._now_ns
+        self.queues.add(request)
         self.waits.wants(request, self._now_ns, cause)
 
     def remove(self, request: Request, now_ns: int) -> None:
@@ -101,14 +103,14 @@ class Scheduler:
         self._parking.kept.forget(task.pid)
         self.waits.forget(task.pid)
 
-    def requeue(self, requests: Collection[Request], change: Callable[[], None], now_ns: int) -> None:
+    def requeue(self, requests: Collection[Request], change: Callable[[], None]) -> None:
         """Take requests out of their queues, let `change` alter how they are ranked, put them back."""
         known = [request for request in requests if request in self._runnable]
         for request in known:
             self.queues.remove(request)
         change()
         for request in sorted(known, key=lambda item: (item.slot is None, item.number)):
-            self.queues.add(request, now_ns)
+            self.queues.add(request)
 
     @property
     def runnable(self) -> Collection[Request]:
@@ -180,7 +182,7 @@ class Scheduler:
         """Return who holds a slot in this step, which banks have memory, who is rescued; having moved everybody."""
         for request in self._slots:
             if request in self._runnable:
-                self.queues.regrade(request, now_ns)
+                self.queues.regrade(request)
         tasks = self.waits.tasks
         chosen, banks, rescued = self.queues.choose(self.charging.work_ns, now_ns, tasks)
         staying = {request for request in chosen if self.queues.is_in_its_bank(request)}
@@ -206,7 +208,8 @@ class Scheduler:
         if request in self._runnable:
             cause = why_evicted(request, newcomers, rescued, self._policy(request))
             self.waits.evicted(request, self._now_ns, cause)
-            self.queues.waits(request, self._now_ns)
+            request.wants_since_ns = self._now_ns
+            self.queues.waits(request)
         self._leave_slot(request, self._now_ns)
         request.move(RequestState.PREEMPTED)
         request.switches += 1
@@ -272,7 +275,7 @@ class Scheduler:
         self._now_ns = now_ns
         self._slots = [None] * info.slots
         self._dirty.clear()
-        self.queues.fit(info, self._runnable, now_ns)
+        self.queues.fit(info, self._runnable)
 
     def step_done(
         self, result: StepResult
@@ -323,7 +326,8 @@ class Scheduler:
         for request in [item for item in self._slots if item is not None]:
             if request in self._runnable:
                 self.waits.evicted(request, now_ns, "the LLM core died")
-                self.queues.waits(request, now_ns)
+                request.wants_since_ns = now_ns
+                self.queues.waits(request)
             self._leave_slot(request, now_ns)
             request.move(RequestState.PREEMPTED)
             self._parking.fall_back(request, has_core)
