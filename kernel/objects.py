@@ -111,6 +111,7 @@ class Task:
     requests: list[Request] = field(default_factory=list)  # in flight
     last_core: int = 0  # whose model it asked last
     running: int = 0  # of those, how many hold a slot
+    ran_ns: int = 0  # when one did last
     peers: set[int] = field(default_factory=set)  # its connections that spoke
     usage: Usage = field(default_factory=Usage)
     log: deque[bytes] = field(default_factory=deque)

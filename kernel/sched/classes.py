@@ -25,6 +25,20 @@ _BATCH_FACTOR = 4
 _TURN_NS = 40_000_000  # of core time that a class is owed before it gets a slot for it
 
 
+def put_first(first: Sequence[Request], inner: Sequence[Request], chosen: list[Request], slots: int) -> list[Request]:
+    """Return a choice with the rescued in front, in the place of the last; of those `inner`, each in the place of another
+    request of its own task, if one was chosen."""
+    if not first and not inner:
+        return chosen
+    kept = list(dict.fromkeys((*first, *chosen)))[:slots]
+    for request in inner:
+        if request not in kept:
+            siblings = [place for place, one in enumerate(kept) if one.task is request.task and one not in first]
+            if siblings:
+                kept[siblings[-1]] = request
+    return kept
+
+
 class ClassQueues:
     """All runnable requests of a bank."""
 
@@ -79,18 +93,20 @@ class ClassQueues:
                 self._owed_ns[found] = max(owed, -_TURN_NS)  # having had more buys nobody a long silence
                 tree.pass_time(core_ns)
 
-    def choose(self, slots: int, work_ns: int, now_ns: int, rescued: Sequence[Request]) -> list[Request]:
-        """Return who is to hold a slot in the next step: first the rescued, then the others, most wanted first."""
+    def choose(
+        self, slots: int, work_ns: int, now_ns: int, rescued: Sequence[Request], inner: Sequence[Request]
+    ) -> list[Request]:
+        """Return who is to hold a slot in the next step: first the rescued, then the others, most wanted first.
+
+        inner: who waits long, of tasks that have slots: they take one of these.
+        """
         reserved = self._reserve(slots)
         chosen = self._realtime.choose(slots - len(reserved))
         for found, tree in self._trees.items():
             reserved.discard(found)
             left = slots - len(chosen) - len(reserved)
             chosen += tree.choose(left, work_ns, now_ns)
-        if not rescued:
-            return chosen
-        first = dict.fromkeys(rescued)
-        return [*first, *(one for one in chosen if one not in first)][:slots]
+        return put_first(rescued, inner, chosen, slots)
 
     def boost(self, request: Request) -> None:
         """Put a request first in its own policy, until it has run for a turn; REALTIME knows no such thing."""

@@ -95,8 +95,8 @@ class BankQueues:
         rescued: list[Request] = []
         for number in banks:
             queue = self._queues[number]
-            first = queue.rescue.look(now_ns, queue.slots, tasks)
-            chosen += queue.classes.choose(queue.slots, work_ns, now_ns, first)
+            first, inner = queue.rescue.look(now_ns, queue.slots, tasks)
+            chosen += queue.classes.choose(queue.slots, work_ns, now_ns, first, inner)
             rescued += first
         return chosen, banks, rescued
 

@@ -6,7 +6,8 @@ arrivals, a task with something to run gets a slot within the bound below; its c
 A request that waits for half of its group's starve_ms is logged; at three quarters it goes first inside its own policy,
 one of each policy's at a time; at the whole its task enters a queue, first come first served, that owns a third of the
 slots: whoever is at its head holds one for a lease. Tasks queue and not requests, so that many requests buy no more of
-it.
+it. A task of which another request had a slot meanwhile does not starve: one that waits long takes a slot that its own
+task has.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Rescue:
         self._queue: OrderedDict[int, None] = OrderedDict()  # pids with starving requests, first come first
         self._starving: dict[int, OrderedDict[Request, None]] = {}  # by pid, longest waiting first
         self._leases: dict[Request, int | None] = {}  # since when it has its slot; None: it has none yet
+        self._inner: dict[Request, int | None] = {}  # the same of those that get it from their own task
         self._had_ns: dict[Request, int] = {}  # core time since then, of those that were fed
         self._resting: list[int] = []  # until when rows rest whose lease ended early, for it had cost enough
 
@@ -100,71 +102,87 @@ class Rescue:
 
     def waits(self, request: Request, now_ns: int, starve_ns: int) -> None:
         """A runnable request has no slot from now on."""
-        if request in self._leases:  # it moves to another bank, or its core died
-            self._leases[request] = None
+        for leases in (self._leases, self._inner):
+            if request in leases:  # it moves to another bank, or its core died
+                leases[request] = None
         if request in self._waits:
             return
         wait = self._waits[request] = _Wait(request, now_ns, starve_ns)
-        self._set_alarm(wait, Stage.WARN)
+        self._set_alarm(wait, Stage.WARN, now_ns + int(starve_ns * _PARTS[Stage.WARN]))
 
     def runs(self, request: Request, now_ns: int) -> None:
         """It has a slot."""
         self._end_wait(request)
-        if request in self._leases:
-            self._leases[request] = now_ns
+        for leases in (self._leases, self._inner):
+            if request in leases:
+                leases[request] = now_ns
 
     def fed(self, request: Request, core_ns: int) -> None:
         """It got further by a step that cost so much."""
-        if request in self._leases:
+        if request in self._leases or request in self._inner:
             self._had_ns[request] = self._had_ns.get(request, 0) + core_ns
 
     def gone(self, request: Request) -> None:
         """It is not runnable any more."""
         self._end_wait(request)
         self._leases.pop(request, None)
+        self._inner.pop(request, None)
         self._had_ns.pop(request, None)
 
-    def look(self, now_ns: int, slots: int, tasks: int) -> list[Request]:
-        """Return who must hold a slot in the next step, longest starved first."""
+    def look(self, now_ns: int, slots: int, tasks: int) -> tuple[list[Request], list[Request]]:
+        """Return who must hold a slot in the next step, longest starved first; and who must if its task has any."""
         while self._alarms and self._alarms[0][0] <= now_ns:
             _, _, wait, stage = heappop(self._alarms)
             if self._waits.get(wait.request) is wait:
-                self._reach(wait, stage)
-        self._end_leases(now_ns, lease_ns(tasks))
+                self._reach(wait, stage, now_ns)
+        lasting_ns = lease_ns(tasks)
+        self._resting += self._end_leases(self._leases, now_ns, lasting_ns)
+        self._end_leases(self._inner, now_ns, lasting_ns)
         self._resting = [until_ns for until_ns in self._resting if until_ns > now_ns]
         while self._queue and len(self._leases) + len(self._resting) < rows_of(slots):
             pid, _ = self._queue.popitem(last=False)
             request = next(iter(self._starving[pid]))
             self._forget_starving(request)
             self._leases[request] = None
-        return list(self._leases)
+        return list(self._leases), list(self._inner)
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _end_leases(self, now_ns: int, lasting_ns: int) -> None:
-        for request, since_ns in list(self._leases.items()):
+    def _end_leases(self, leases: dict[Request, int | None], now_ns: int, lasting_ns: int) -> list[int]:
+        """Drop those that are over; return until when rows rest whose lease ended early."""
+        resting = []
+        for request, since_ns in list(leases.items()):
             if since_ns is None or request not in self._had_ns:
                 continue
             is_over = now_ns - since_ns >= lasting_ns
             if is_over or self._had_ns[request] >= LEASE_CORE_NS:
-                del self._leases[request], self._had_ns[request]
+                del leases[request], self._had_ns[request]
                 if not is_over:
-                    self._resting.append(since_ns + lasting_ns)
+                    resting.append(since_ns + lasting_ns)
+        return resting
 
-    def _reach(self, wait: _Wait, stage: Stage) -> None:
+    def _reach(self, wait: _Wait, stage: Stage, now_ns: int) -> None:
+        task = wait.request.task
+        since_ns = now_ns if task.running else max(wait.since_ns, task.ran_ns)
+        at_ns = since_ns + int(wait.starve_ns * _PARTS[stage])
+        if at_ns > now_ns:  # another request of its task had a slot since
+            if stage is Stage.RESCUE:
+                self._inner.setdefault(wait.request, None)
+            self._set_alarm(wait, stage, at_ns)
+            return
         wait.stage = stage
         if stage is Stage.RESCUE:
             pid = wait.request.task.pid
+            self._inner.pop(wait.request, None)
             if wait.request not in self._leases:
                 self._starving.setdefault(pid, OrderedDict())[wait.request] = None
                 self._queue.setdefault(pid)
         else:
-            self._set_alarm(wait, Stage(stage + 1))
+            self._set_alarm(wait, Stage(stage + 1), since_ns + int(wait.starve_ns * _PARTS[Stage(stage + 1)]))
         self._reached(wait.request, stage, wait.since_ns)
 
-    def _set_alarm(self, wait: _Wait, stage: Stage) -> None:
+    def _set_alarm(self, wait: _Wait, stage: Stage, at_ns: int) -> None:
         self._alarm_count += 1
-        at_ns = wait.since_ns + int(wait.starve_ns * _PARTS[stage])
         heappush(self._alarms, (at_ns, self._alarm_count, wait, stage))
         if len(self._alarms) > 2 * len(self._waits) + _STALE:
             self._alarms = [alarm for alarm in self._alarms if self._waits.get(alarm[2].request) is alarm[2]]

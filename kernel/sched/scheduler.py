@@ -390,6 +390,7 @@ class Scheduler:
         request.slot = None
         request.waits_since_ns = now_ns
         request.task.running -= 1
+        request.task.ran_ns = now_ns
 
     def _pause(self, request: Request, cause: str) -> None:
         self._unqueue(request, self._now_ns)

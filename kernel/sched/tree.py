@@ -63,7 +63,10 @@ class _Pool:
         first = next(iter(self._boosted), None)
         if first is None or first in chosen:
             return chosen
-        return [first, *chosen[:-1]] if len(chosen) == slots else [first, *chosen]
+        siblings = [request for request in chosen if request.task is first.task]
+        if siblings:  # its task has a slot: that is the one that it takes
+            chosen.remove(siblings[-1])
+        return [first, *chosen][:slots]
 
 
 class _Node:
