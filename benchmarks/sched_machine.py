@@ -94,7 +94,7 @@ class Simulation:
     def agent(self, nice: int = 0, **attr) -> Watched:
         pid = 100 + len(self.tasks)
         task = Task(pid, 0, f"a{pid}", self.now_ns, (pid, 1), priority=nice, sched=TaskAttr(**attr))
-        task.state = TaskState.READY
+        task.move(TaskState.READY)
         self.groups.count(task.sched.group, 1)
         made = Watched(task)
         self.tasks.append(made)

@@ -64,7 +64,7 @@ class Bound(NamedTuple):
     rows: int  # slots of those who waited too long
     lease_s: float
     step_s: float  # the longest step
-    reads: int  # steps that read a prompt of each of those
+    reads_s: float  # to read a chunk of a prompt of each of those
     switch_s: float
     banks_s: float  # that others' slots may keep a task's own out of memory
 

@@ -61,12 +61,12 @@ class SchedHint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedStat:
     """Answer a task's scheduling: {pid, group, policy, sched_class, weight, attained_s, lag_s, wait_s, longest_wait_s,
-    waits_now_s, stage, switches, rescues, bound_s, bound: {starve_s, tasks, rows, lease_s, step_s, reads, switch_s,
+    waits_now_s, stage, switches, rescues, bound_s, bound: {starve_s, tasks, rows, lease_s, step_s, reads_s, switch_s,
     banks_s}, why}.
 
     attained_s: modelled core time that it has had; stage: "", "warn", "boost" or "rescue" of the wait at hand; bound_s:
     within this it gets a turn whatever others do: starve_s + ceil(tasks / rows) * turn_s + banks_s, where turn_s is
-    max(lease_s + step_s, reads * step_s) + switch_s; why: the last wait in a sentence, "" if there was none. ESRCH."""
+    max(lease_s + step_s, reads_s) + switch_s; why: the last wait in a sentence, "" if there was none. ESRCH."""
 
     pid: int = bounded(0, 1 << 31, 0)
 

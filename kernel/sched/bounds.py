@@ -29,13 +29,15 @@ class Bounds:
         rows, chunks = rows_of(slots), scheduler.most_chunks
         depth = min(self._depth, info.window_tokens) if info else self._depth
         step_ns = charging.worst_step_ns(slots, chunks, depth)
+        reads = -(-rows // chunks)  # steps in which the rescued read, and the others write
+        reads_ns = reads * charging.worst_step_ns(slots - rows, min(rows, chunks), depth)
         return Bound(
             starve_s=self._groups.effective(task.sched.group).starve_ms / 1e3,
             tasks=tasks,
             rows=rows,
             lease_s=lease_ns(tasks) / 1e9,
             step_s=step_ns / 1e9,
-            reads=-(-rows // chunks),
+            reads_s=reads_ns / 1e9,
             switch_s=charging.worst_switches_ns(rows, depth) / 1e9,
             banks_s=scheduler.queues.rota_steps() * step_ns / 1e9,
         )

@@ -13,7 +13,6 @@ from kernel.objects import Request
 from kernel.sched.cost import Part, StepModel
 from kernel.sched.flight import Flight
 
-
 _LEAST_ERROR = 0.1  # of the model, as long as it knows no better
 
 

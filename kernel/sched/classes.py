@@ -26,8 +26,8 @@ _TURN_NS = 40_000_000  # of core time that a class is owed before it gets a slot
 
 
 def put_first(first: Sequence[Request], inner: Sequence[Request], chosen: list[Request], slots: int) -> list[Request]:
-    """Return a choice with the rescued in front, in the place of the last; of those `inner`, each in the place of another
-    request of its own task, if one was chosen."""
+    """Return a choice with the rescued in front, in the place of the last; of those `inner`, each in the place of
+    another request of its own task, if one was chosen."""
     if not first and not inner:
         return chosen
     kept = list(dict.fromkeys((*first, *chosen)))[:slots]

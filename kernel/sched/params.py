@@ -19,7 +19,7 @@ class Param:
     doc: str  # with its unit
 
 
-SLICE_MS = Param(1, 10_000, 40, "ms of core time that a turn on the model lasts while others wait")
+SLICE_MS = Param(1, 10_000, 50, "ms of core time that a turn on the model lasts while others wait")
 QUANTUM_TOKENS = Param(1, 1 << 20, 32, "tokens that a turn lasts while others wait; a chunk of a prompt counts as one")
 
 

@@ -49,9 +49,9 @@ class _Wait:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """W = starve_s + ceil(tasks / rows) * turn_s + banks_s; a turn is max(lease_s + step_s, reads * step_s) + switch_s.
+    """W = starve_s + ceil(tasks / rows) * turn_s + banks_s; a turn is max(lease_s + step_s, reads_s) + switch_s.
 
-    reads: steps that it takes to feed each of the rescued once, if all of them read prompts.
+    reads_s: what it takes to feed each of the rescued a chunk, if all of them read prompts.
     """
 
     starve_s: float
@@ -59,13 +59,13 @@ class Bound:
     rows: int  # of the rescued
     lease_s: float
     step_s: float  # the longest step
-    reads: int
+    reads_s: float
     switch_s: float  # saves and restores of as many as there are rows
     banks_s: float  # that the bank may be without memory, for others that do not fit beside it
 
     @property
     def turn_s(self) -> float:
-        return max(self.lease_s + self.step_s, self.reads * self.step_s) + self.switch_s
+        return max(self.lease_s + self.step_s, self.reads_s) + self.switch_s
 
     @property
     def seconds(self) -> float:

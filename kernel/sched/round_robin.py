@@ -18,7 +18,7 @@ class RoundRobin:
     def __init__(self, quantum_tokens: int) -> None:
         self._quantum = quantum_tokens
         self._used: dict[Request, int] = {}  # those that hold a slot, longest holder first
-        self._waiting: OrderedDict[int, deque[Request]] = OrderedDict()  # by pid; the order of keys is the order of turns
+        self._waiting: OrderedDict[int, deque[Request]] = OrderedDict()  # by pid, in the order of turns
 
     def add(self, request: Request) -> None:
         self._waiting.setdefault(request.task.pid, deque()).append(request)

@@ -154,7 +154,9 @@ class Scheduler:
         chosen, banks, rescued = self._choose(flight, now_ns)
         working = self._suspects.choose(chosen, bool(flight.saves or flight.restores))
         decodes, chunks = self._feed(working, rescued, flight)
-        self._note_pressure(now_ns)
+        running = self.waits.tasks - self.waits.waiting
+        self.pressure.note(now_ns, self.waits.waiting, running)
+        self.memory_pressure.note(now_ns, self.paused, running)
         if not (decodes or chunks or flight.saves or flight.restores or self._closes):
             return None
         self._steps_planned = flight.number
@@ -395,8 +397,3 @@ class Scheduler:
     def _pause(self, request: Request, cause: str) -> None:
         self._unqueue(request, self._now_ns)
         self.waits.log(self._now_ns, "pause", request, cause)
-
-    def _note_pressure(self, now_ns: int) -> None:
-        running = self.waits.tasks - self.waits.waiting
-        self.pressure.note(now_ns, self.waits.waiting, running)
-        self.memory_pressure.note(now_ns, self.paused, running)

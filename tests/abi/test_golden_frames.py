@@ -95,7 +95,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "task.create": ({"name": "a", "priority": 5, "group": "/a"}, {"pid": 4194305}),
     "proc.spawn": (
         {
-            "script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp", "priority": 5, "group": "/a",
+            "script": "a.py", "args": ["1"], "name": "a", "env": {"A": "b"}, "cwd": "/tmp",
+            "priority": 5, "group": "/a",
             "capabilities": ["task.create"],
         },
         {"pid": 102},
@@ -197,7 +198,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "attained_s": 0.5, "lag_s": -0.125, "wait_s": 0.5, "longest_wait_s": 0.25, "waits_now_s": 0.0,
             "stage": "", "switches": 1, "rescues": 0, "bound_s": 9.5,
             "bound": {
-                "starve_s": 1.5, "tasks": 64, "rows": 8, "lease_s": 0.5, "step_s": 0.25, "reads": 2,
+                "starve_s": 1.5, "tasks": 64, "rows": 8, "lease_s": 0.5, "step_s": 0.25, "reads_s": 0.5,
                 "switch_s": 0.125, "banks_s": 0.0,
             },
             "why": "task 101 (a) waited 0.25 s: its turn by eevdf was over; its turn by eevdf came",

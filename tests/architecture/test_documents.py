@@ -87,8 +87,8 @@ def test_the_protocol_page_lists_every_call():
     assert all(f"### {method}\n" in text for method in CALLS)
 
 
-def test_the_architecture_page_lists_every_policy():
-    text = (ROOT / "docs" / "architecture.md").read_text()
+def test_the_scheduling_page_lists_every_policy():
+    text = (ROOT / "docs" / "scheduling.md").read_text()
     assert all(f"`{policy}`" in text for policy in POLICIES)
 
 

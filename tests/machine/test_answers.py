@@ -103,6 +103,7 @@ def test_every_field_of_an_answer_is_documented():
         f"{form}: {key}"
         for form, body in ANSWERS.items()
         for key in {"proc.ps": body.get("tasks"), "llm.models": body.get("models")}.get(form, [body])[0]
-        if form not in ("sched.setattr", "group.create", "group.setattr") and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
+        if form not in ("sched.setattr", "group.create", "group.setattr")
+        and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
     }
     assert missing == set()

@@ -92,8 +92,8 @@ def test_why_of_a_task_that_never_waited_says_so(answering, capsys):
 def test_the_terms_of_the_bound_are_the_ones_that_count():
     usual = Bound(**BOUND)
     assert bound_text(usual._replace(lease_s=0.21), 1.0).endswith("* (0.21 s + 0.21 s + 0.01 s) = 1.0 s")
-    assert bound_text(usual._replace(lease_s=0.2), 1.0).endswith("* (2 * 0.21 s + 0.01 s) = 1.0 s")
-    assert bound_text(usual._replace(reads=4, step_s=0.004, switch_s=0.00001), 1.0).endswith(
+    assert bound_text(usual._replace(lease_s=0.2, reads_s=0.42), 1.0).endswith("* (0.42 s + 0.01 s) = 1.0 s")
+    assert bound_text(usual._replace(step_s=0.004, switch_s=0.00001), 1.0).endswith(
         "* (0.60 s + 0.004 s + 0 s) = 1.0 s"
     )
     assert bound_text(usual._replace(banks_s=1.25), 1.0).endswith("* (0.60 s + 0.21 s + 0.01 s) + 1.2 s = 1.0 s")

@@ -14,7 +14,7 @@ SCHEDULE = {
     "rt_priority": 1, "quota": {"tokens": 900},
 }  # fmt: skip
 BOUND = {
-    "starve_s": 3.0, "tasks": 64, "rows": 8, "lease_s": 0.6, "step_s": 0.21, "reads": 2, "switch_s": 0.01,
+    "starve_s": 3.0, "tasks": 64, "rows": 8, "lease_s": 0.6, "step_s": 0.21, "reads_s": 0.3, "switch_s": 0.01,
     "banks_s": 0.0,
 }  # fmt: skip
 STANDING = {
@@ -96,7 +96,7 @@ def test_how_a_task_has_fared_is_named_and_its_bound_has_its_terms(kernel, me):
     standing = me.sched.stat(pid=77)
     assert last(kernel) == ("sched.stat", {"pid": 77})
     assert (standing.lag_s, standing.longest_wait_s, standing.bound_s) == (-0.1, 0.7, 9.56)
-    assert standing.bound == Bound(3.0, 64, 8, 0.6, 0.21, 2, 0.01, 0.0)
+    assert standing.bound == Bound(3.0, 64, 8, 0.6, 0.21, 0.3, 0.01, 0.0)
     assert standing.why == STANDING["why"]
 
 

@@ -68,10 +68,10 @@ def why_text(standing: Standing) -> str:
 def bound_text(bound: Bound, bound_s: float) -> str:
     """The bound with its terms; see kernel/sched/rescue.py."""
     step = _seconds(bound.step_s)
-    if bound.lease_s + bound.step_s >= bound.reads * bound.step_s:
+    if bound.lease_s + bound.step_s >= bound.reads_s:
         turn = f"{_seconds(bound.lease_s)} + {step}"
     else:
-        turn = f"{bound.reads} * {step}"
+        turn = _seconds(bound.reads_s)
     banks = f" + {_seconds(bound.banks_s)}" if bound.banks_s else ""
     return (
         f"W = {_seconds(bound.starve_s)} + ceil({bound.tasks} tasks / {bound.rows} rows)"
