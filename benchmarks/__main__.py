@@ -41,6 +41,7 @@ BARS = (  # the quick ones first
     "gateway_attack",
     "gateway_cost",
     "agents500",
+    "sched_bars",
     "sched_throughput",
 )
 

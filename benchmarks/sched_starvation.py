@@ -143,7 +143,7 @@ def case(seed: int, steps: int = STEPS) -> Case:
 
 
 def constructed(tasks: int = 24, slots: int = 3) -> Case:
-    """Hogs of class realtime hold every slot for ever, on a machine whose steps are short: leases are what is waited for."""
+    """Hogs of class realtime hold every slot for ever, on a machine whose steps are short: leases are waited for."""
     machine = Machine(
         pass_ns=0.5 * MS, row_ns=0.2 * MS, cell_ns=30.0, chunk_pass_ns=0.3 * MS, prompt_ns=0.07 * MS, prompt_cell_ns=7.0
     )
@@ -176,7 +176,8 @@ def main(arguments: list[str]) -> int:
             print(f"\r{number + 1} of {options.cases} cases, worst {worst[0].worst:.2f} W", end="", file=sys.stderr)
     broken = [one for one in worst if one.worst >= 1]
     if options.json:
-        print(json.dumps({"cases": options.cases, "constructed": asdict(made), "worst": [asdict(one) for one in worst]}))
+        found = {"constructed": asdict(made), "worst": [asdict(one) for one in worst]}
+        print(json.dumps({"cases": options.cases} | found))
     else:
         print(f"\n{options.cases} random cases; waits of W and more: {len(broken)}")
         for one in worst[:5]:

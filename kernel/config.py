@@ -40,7 +40,7 @@ class Config:
     flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
     policy: str = "eevdf"  # of the group "/"
     quantum_tokens: int | None = None  # a turn, of policies that count it in tokens; None: the policy's own
-    starve_ms: int = 2000  # without a slot, after which a task is rescued
+    starve_ms: int = 1800  # without a slot, after which a task is rescued
     gap: float = 2.5  # a step may last so many times its next tokens alone; 0: no limit
     prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 256
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot

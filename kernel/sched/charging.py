@@ -13,7 +13,7 @@ from kernel.objects import Request
 from kernel.sched.cost import Part, StepModel
 from kernel.sched.flight import Flight
 
-_LEAST_ERROR = 0.1  # of the model, as long as it knows no better
+_MARGIN = 1.1
 
 
 class Charging:
@@ -48,11 +48,13 @@ class Charging:
         one = [Part(request, CHUNK_TOKENS, request.kv_tokens, True)]
         return self.model.predict(one)
 
-    def worst_step_ns(self, rows: int, chunks: int, depth_tokens: int) -> int:
-        """Return the time of a step with so many tokens and chunks, each after so many others of its context; and on
-        top what the model is wrong by."""
-        predicted = self.model.worst_ns(rows, depth_tokens, chunks * CHUNK_TOKENS, depth_tokens)
-        return int(predicted * (1 + max(_LEAST_ERROR, self.model.p95_error)))
+    def worst_step_ns(self, depths: Sequence[int], chunks: int, chunk_depth_tokens: int) -> int:
+        """Return the time of a step with a token after each of these lengths of contexts, and so many chunks of
+        prompts, each after so much; and a tenth on top, for what the model is wrong by over some steps."""
+        parts = [Part(None, 1, depth, False) for depth in depths]
+        if chunks:
+            parts.append(Part(None, chunks * CHUNK_TOKENS, chunk_depth_tokens, True))
+        return int(self.model.predict(parts) * _MARGIN)
 
     def worst_switches_ns(self, count: int, depth_tokens: int) -> int:
         """Return the time of so many saves and as many restores of contexts of this length."""

@@ -83,13 +83,6 @@ class StepModel:
             took_ns = min(took_ns, int(_OUTLIER * predicted))
         self._steps.learn(features, took_ns)
 
-    def worst_ns(self, rows: int, depth_tokens: int, chunk_tokens: int, chunk_depth_tokens: int) -> float:
-        """Return the time of a step of so many decodes, each at this depth, and so many prompt tokens, at theirs."""
-        parts = [Part(None, 1, depth_tokens, False)] * rows
-        if chunk_tokens:
-            parts.append(Part(None, chunk_tokens, chunk_depth_tokens, True))
-        return self.predict(parts)
-
     # -- saves and restores -------------------------------------------------------------------
 
     def split_switches(self, moves: Sequence[tuple[Hashable, int]]) -> tuple[dict[Hashable, int], int]:

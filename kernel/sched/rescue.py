@@ -20,7 +20,7 @@ from heapq import heapify, heappop, heappush
 
 from kernel.objects import Request
 
-LEASE_NS = 450_000_000  # that a rescued request holds its slot at least ...
+LEASE_NS = 300_000_000  # that a rescued request holds its slot at least ...
 LEASE_CORE_NS = 40_000_000  # but no longer than until it has had so much core time, as a chunk of a prompt takes
 LEASE_TASKS = 64  # ... and so many times longer as there are tasks of this many: short turns of many cost switches
 ROWS = 3  # one slot in so many is for the rescued, at least one

@@ -82,6 +82,9 @@ class Gateway:
 @contextmanager
 def gateway(*arguments: str, engine: Sequence[str] = (), **config: Any) -> Iterator[Gateway]:
     with live(*engine, **config) as machine:
+        if policy := config.get("policy"):  # of the callers, too
+            attr = {"policy": policy, "gap": 0, "starve_ms": 60_000}
+            machine.call("group.create", path="/http", attr=attr)
         given = ["--http", "127.0.0.1:0", *arguments]
         made = {
             "script": str(SCRIPT),

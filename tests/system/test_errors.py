@@ -49,7 +49,7 @@ def machine():
     ("arguments", "status", "words"),
     [
         (("nosuch",), 2, ["invalid choice", "nosuch"]),
-        (("up", "--policy", "nosuch"), 2, ["policy 'nosuch'", "fcfs, mlfq, rr, prio"]),
+        (("up", "--policy", "nosuch"), 2, ["policy 'nosuch'", "eevdf, fcfs, hrrn"]),
         (("up", "--slots", "0"), 2, ["slots is 0"]),
         (("up", "--slots", "257"), 2, ["slots is 257", "256"]),
         (("up", "--window", "many"), 2, ["--window", "'many' is no number"]),

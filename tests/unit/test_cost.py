@@ -118,13 +118,6 @@ def test_switches_are_learned_by_their_number_and_size():
     assert model.switches_ns([]) == 0
 
 
-def test_the_worst_step_has_every_row_and_every_chunk_at_full_depth():
-    model = learned()
-    parts = [Part(None, 1, 900, False)] * 24 + [Part(None, 256, 900, True)]
-    assert model.worst_ns(24, 900, 256, 900) == model.predict(parts)
-    assert model.worst_ns(24, 900, 0, 900) == model.predict(parts[:24])
-
-
 def test_nothing_is_told_of_a_model_that_has_seen_nothing():
     assert (StepModel().p95_error, StepModel().r_squared) == (0.0, 0.0)
     StepModel().learn([], 5)
