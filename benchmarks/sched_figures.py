@@ -33,8 +33,9 @@ def figures(played: Played, rates: Rates) -> dict[str, float]:
 
 
 def errors(played: Played) -> dict[str, int]:
-    """Return how many requests ended in which error."""
-    return dict(Counter(one["error"] for record in played.jobs for one in record["requests"] if one["error"]))
+    """Return how many requests ended in which error, and how many jobs got no task."""
+    names = [one["error"] for record in played.jobs for one in (record, *record["requests"])]
+    return dict(Counter(name for name in names if name))
 
 
 def _throughput(played: Played) -> dict[str, float]:

@@ -128,10 +128,9 @@ def play_on(stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float 
     settings = {"load": str(file), "limit_s": bench.limit_s, "warm": 2 * bench.slots}
     driver = stand.spawn("sched_driver.py", settings, capabilities=list(CAPABILITIES))
     stand.wait_files([driver], "ready", 240)
-    pids = json.loads((stand.folder / f"{driver}.pids").read_text())
     before = stand.stat()
     stand.go([driver])
-    looks = _watch(stand, driver, set(pids), load.seconds + bench.limit_s, look_s)
+    looks = _watch(stand, driver, load.seconds + bench.limit_s, look_s)
     after = stand.stat()
     (record,) = stand.records([driver], 60)
     if not any(request["ended_ns"] for job in record["jobs"] for request in job["requests"]):
@@ -141,7 +140,7 @@ def play_on(stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float 
     )
 
 
-def _watch(stand: Stand, driver: int, pids: set[int], most_s: float, look_s: float) -> list[Look]:
+def _watch(stand: Stand, driver: int, most_s: float, look_s: float) -> list[Look]:
     """Look at the tasks until the driver has left its record."""
     looks: list[Look] = []
     begin_s = said_s = time.monotonic()
@@ -154,14 +153,17 @@ def _watch(stand: Stand, driver: int, pids: set[int], most_s: float, look_s: flo
             said_s = now_s
             progress(f"{now_s - begin_s:.0f} s of {most_s:.0f} at most")
         with suppress(AgentixError):
-            looks.append(_look(stand, pids, turn))
+            looks.append(_look(stand, driver, turn))
         turn += 1
         time.sleep(max(0.0, now_s + look_s - time.monotonic()))
     return looks
 
 
-def _look(stand: Stand, pids: set[int], turn: int) -> Look:
-    rows = [row for row in stand.call("proc.ps")["tasks"] if row["pid"] in pids]
+def _look(stand: Stand, driver: int, turn: int) -> Look:
+    tasks = stand.tasks()
+    if tasks[driver]["state"] == "zombie" and not stand.is_ready(driver, "json"):
+        raise StandError(f"the load's driver ended: {stand.call('proc.logs', pid=driver)['text'][-600:]!r}")
+    rows = [row for row in tasks.values() if row["ppid"] == driver]
     at_ns = time.monotonic_ns()
     wanting = [row["pid"] for row in rows if row["in_flight"]]
     lags: dict[int, float] = {}

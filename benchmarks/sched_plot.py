@@ -81,7 +81,7 @@ def _picture(results: dict[str, Any], workload: str, path: Path) -> Path:
     loads = ", ".join(str(load) for load in results["plan"]["loads"])
     figure.suptitle(
         f"{workload} at {loads} of capacity: {Path(bench['model']).stem}, {bench['slots']} slots of "
-        f"{bench['window_tokens']} tokens, {seeds} seeds, 95 % intervals",
+        f"{bench['window_tokens']} tokens, {'one seed' if seeds == 1 else f'{seeds} seeds, 95 % intervals'}",
         fontsize=12,
     )
     figure.savefig(path, dpi=DPI)
@@ -114,13 +114,13 @@ def _bars(place: Any, results: dict[str, Any], workload: str, name: str, is_log:
     setups = list(reversed(results["plan"]["setups"]))
     found = [(setup, points[0][1]) for setup in setups if (points := series(results, workload, setup, name))]
     names, means = [setup for setup, _ in found], [one.mean for _, one in found]
-    place.barh(
-        names, means, xerr=[_half(one) for _, one in found], color=[COLOURS.get(one, "#333333") for one in names],
-        capsize=2, height=0.7,
-    )  # fmt: skip
+    halves = [_half(one) for _, one in found] if len(results["plan"]["seeds"]) > 1 else None
+    colours = [COLOURS.get(setup, "#333333") for setup in names]
+    place.barh(names, means, xerr=halves, color=colours, capsize=2, height=0.7)
     for row, one in enumerate(found):
         place.annotate(f" {one[1].mean:.3g}", (one[1].mean, row), fontsize=7, va="bottom")
     place.tick_params(labelsize=8)
+    place.margins(x=0.15)  # for the numbers
     place.set_xlim(left=0)
 
 

@@ -27,6 +27,7 @@ from kernel.abi.codec import Answer, decode_answer, encode_call
 
 ANSWER_S = 120.0
 REFUSED_S = 0.5  # a job that was refused and repeats waits so long
+AHEAD_NS = 500_000_000
 WARM_PROMPT, WARM_OUTPUT = 192, 24  # tokens
 
 Taken = Callable[[Answer, int], None]  # an answer, and when it came
@@ -87,16 +88,29 @@ class Player:
         self.line, self.number, self.job, self.seed = line, number, job, load["seed"]
         self._seconds = load["seconds"]
         self._going = job["streams"]
+        self.pid = 0
         self.end_ns = 0  # of the load
-        body = {"name": f"{job['kind']}-{number}"} | ({"group": job["group"]} if job["group"] else {})
-        self.pid = line.call("task.create", **body)["pid"]
-        if job["sched"]:
-            line.call("sched.setattr", pid=self.pid, **job["sched"])
-        self.record: dict[str, Any] = {"pid": self.pid, "requests": [], "is_done": False, "stat": {}}
+        self.record: dict[str, Any] = {"pid": 0, "requests": [], "error": "", "is_done": False, "stat": {}}
 
     def begin(self, go_ns: int) -> None:
+        """Have its task made shortly before it arrives: a load may have more jobs than one holder may have tasks."""
         self.end_ns = go_ns + int(self._seconds * 1e9)
         due_ns = go_ns + int(self.job["arrival_s"] * 1e9)
+        self.line.at(due_ns - AHEAD_NS, partial(self._make, due_ns))
+
+    def _make(self, due_ns: int) -> None:
+        body = {"name": f"{self.job['kind']}-{self.number}"}
+        if self.job["group"]:
+            body["group"] = self.job["group"]
+        self.line.send("task.create", body, None, partial(self._made, due_ns))
+
+    def _made(self, due_ns: int, answer: Answer, now_ns: int) -> None:
+        if answer.kind == "error":
+            self.record["error"] = answer.body["name"]
+            return
+        self.pid = self.record["pid"] = answer.body["pid"]
+        if self.job["sched"]:
+            self.line.send("sched.setattr", {"pid": self.pid, **self.job["sched"]}, None, insist)
         for number in range(self.job["streams"]):
             self.line.at(due_ns, partial(Stream(self, number).turn, due_ns))
 
@@ -192,6 +206,12 @@ def ignore(answer: Answer, now_ns: int) -> None:
     """Take an answer that nobody looks at."""
 
 
+def insist(answer: Answer, now_ns: int) -> None:
+    """Take an answer that must be no error: without what was asked for, the load is another one."""
+    if answer.kind == "error":
+        raise RuntimeError(answer.body["text"])
+
+
 def warm(line: Line, requests: int) -> None:
     for number in range(requests):
         output = WARM_OUTPUT + number % 8  # so that steps differ in how many there are
@@ -205,9 +225,8 @@ with Agent("sched-driver") as me:
     kernel = Line()
     warm(kernel, settings["warm"])
     players = [Player(kernel, number, job, asked) for number, job in enumerate(asked["jobs"])]
-    write("pids", [player.pid for player in players])
     wait_for_go(me)
-    began_ns = time.monotonic_ns()
+    began_ns = time.monotonic_ns() + AHEAD_NS
     for player in players:
         player.begin(began_ns)
     is_whole = kernel.run(began_ns + int((asked["seconds"] + settings["limit_s"]) * 1e9))

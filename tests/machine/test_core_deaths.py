@@ -156,7 +156,7 @@ def test_a_request_cancelled_while_no_core_is_up_leaves_nothing_behind():
 
 
 def test_a_core_that_dies_during_a_save_leaves_the_older_snapshot_valid():
-    machine = Machine(slots=1, quantum_tokens=2)
+    machine = Machine(slots=1, policy="rr", quantum_tokens=2)
     peers = [machine.agent() for _ in range(2)]
     calls = [peer.call("llm.generate", prompt="hello", max_tokens=9, ignore_end=True) for peer in peers]
     while not (machine.pending and machine.pending.saves and machine.pending.restores):

@@ -162,7 +162,7 @@ def talk_through(turns, machine: Machine, happen) -> list[list[int]]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     turns=turns.filter(lambda several: all(how != "cancel" for *_, how in several)),

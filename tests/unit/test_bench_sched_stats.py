@@ -166,17 +166,19 @@ def asked(due_s, first_s, ended_s, tokens=10, new=20, **more):
 
 STAT = {
     "attained_s": 1.0, "longest_wait_s": 0.5, "bound_s": 4.0,
-    "bound": {"starve_s": 1.5, "rows": 5, "lease_s": 0.4, "step_s": 0.1, "reads_s": 0.2, "switch_s": 0.1, "banks_s": 0.0},
+    "bound": {
+        "starve_s": 1.5, "rows": 5, "lease_s": 0.4, "step_s": 0.1, "reads_s": 0.2, "switch_s": 0.1, "banks_s": 0.0,
+    },
 }  # fmt: skip
 
 
-def played(*jobs, requests, looks=(), stats=None, is_baseline=False):
+def played(*jobs, requests, looks=(), is_baseline=False):
     counters = ("prompt_tokens", "generated_tokens", "recomputed_tokens", "reused_tokens", "core_busy_s", "steps")
     more = ("switches", "switch_s", "sched_s", "rescues", "charged_s")
     before = dict.fromkeys((*counters, *more), 0.0)
     grown = {"prompt_tokens": 40.0, "generated_tokens": 20.0, "core_busy_s": 2.0, "steps": 10, "charged_s": 2.1}
     records = tuple(
-        {"pid": 100 + number, "requests": list(of_one), "is_done": True, "stat": (stats or {}).get(number, STAT)}
+        {"pid": 100 + number, "requests": list(of_one), "error": "", "is_done": True, "stat": STAT}
         for number, of_one in enumerate(requests)
     )
     setup = Setup("any", {}, is_baseline=is_baseline)

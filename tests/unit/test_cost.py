@@ -109,6 +109,45 @@ def test_a_disturbance_of_the_machine_is_no_lesson():
     assert model.predict(parts) < 4.1 * before
 
 
+def test_the_same_steps_teach_the_same():
+    parts = [Part(key, 1, 77 * key, False) for key in range(9)]
+    assert learned(300, noise=0.1).split(parts) == learned(300, noise=0.1).split(parts)
+
+
+def test_from_the_first_step_on_each_teaches_something():
+    model, parts = StepModel(), [Part(key, 1, 100, False) for key in range(4)]
+    told = [model.predict(parts)]
+    for _ in range(8):
+        model.learn(parts, 90 * MS)
+        told.append(model.predict(parts))
+    assert told == sorted(set(told))
+    assert told[-1] == pytest.approx(90 * MS, rel=0.1)
+
+
+def test_a_row_that_seems_to_take_less_than_nothing_costs_little_and_the_rest_is_told_without_it():
+    draw, model, told, total = Random(2), StepModel(), 0.0, 0.0
+    for step in range(600):
+        parts = [Part(key, 1, 0, False) for key in range(draw.randint(1, 24))]
+        takes = 40 * MS - MS * len(parts)
+        model.learn(parts, takes)
+        if step >= 100:
+            told += model.predict(parts)
+            total += takes
+    assert told == pytest.approx(total, rel=0.02)
+    charges, _ = model.split([Part(key, 1, 0, False) for key in range(24)])
+    assert all(charge > 0 for charge in charges.values())
+
+
+def test_a_step_that_took_no_time_is_no_lesson():
+    model, parts = learned(), [Part(1, 1, 0, False)]
+    before = model.predict(parts)
+    for took_ns in (0, -5) * 8:
+        model.learn(parts, took_ns)
+        model.learn_switches([(1, 5)], took_ns)
+    assert model.predict(parts) == before
+    assert model.switches_ns([5]) == StepModel().switches_ns([5])
+
+
 def test_switches_are_learned_by_their_number_and_size():
     model = StepModel()
     for size in range(1, 200):

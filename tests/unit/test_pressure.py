@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.sched.pressure import Pressure
@@ -42,6 +42,7 @@ def test_full_is_when_nobody_has_what_they_want():
     assert (told["full"]["total_s"], told["some"]["total_s"]) == (3, 5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 100 * S), st.integers(0, 2), st.integers(0, 2)), max_size=30))
 def test_full_is_part_of_some_and_both_are_percents(notes):
     pressure, now_ns = Pressure(), 0
@@ -61,3 +62,37 @@ def test_it_makes_no_difference_how_often_one_looks():
     for second in range(1, 30):
         often.snapshot(second * S)
     assert often.snapshot(30 * S)["some"]["avg60"] == pytest.approx(seldom.snapshot(30 * S)["some"]["avg60"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60 * S), min_size=1, max_size=20), st.integers(0, 1))
+def test_who_always_waits_is_told_as_all_of_the_time(looks, running):
+    pressure, now_ns = Pressure(), 0
+    pressure.note(0, 3, running)
+    told = pressure.snapshot(0)["some"]
+    for passed_ns in looks:
+        now_ns += passed_ns
+        before, told = told, pressure.snapshot(now_ns)["some"]
+        assert all(told[name] >= before[name] - 1e-9 for name in told)
+        assert told["total_s"] == pytest.approx(now_ns / S)
+    end = pressure.snapshot(now_ns + 3600 * S)
+    assert [end["some"][name] for name in ("avg10", "avg60", "avg300")] == pytest.approx([100] * 3, abs=0.01)
+    assert end["full"]["avg10"] == pytest.approx(0 if running else 100)
+
+
+def test_when_the_waiting_ends_each_average_decays_by_its_own_window():
+    pressure = Pressure()
+    pressure.note(0, 1, 0)
+    pressure.note(100 * S, 0, 0)
+    told, later = pressure.snapshot(100 * S), pressure.snapshot(130 * S)
+    for kind in ("some", "full"):
+        for name, window_s in (("avg10", 10), ("avg60", 60), ("avg300", 300)):
+            assert later[kind][name] == pytest.approx(told[kind][name] * exp(-30 / window_s))
+
+
+def test_a_time_that_lies_before_the_last_counts_for_nothing():
+    pressure = Pressure()
+    pressure.note(0, 1, 0)
+    told = pressure.snapshot(10 * S)
+    assert pressure.snapshot(4 * S) == told
+    assert pressure.snapshot(10 * S) == told
