@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from random import Random
 
@@ -44,7 +46,7 @@ TESTS: dict[str, tuple[str, ...]] = {  # of each module, quickest first
     "feeding": ("test_feeding",),
     "gate": ("test_gate",),
     "groups": ("test_groups",),
-    "hrrn": ("test_policies",),
+    "hrrn": ("test_hrrn", "test_policies"),
     "mlfq": ("test_mlfq", "test_policies"),
     "params": ("test_policies",),
     "plas": ("test_policies",),
@@ -98,9 +100,9 @@ class Mutant:
     """One change of one module."""
 
     module: str
+    place: int  # among the module's
     line: int
     change: str
-    source: str  # of the whole module
 
 
 Change = tuple[int, str, Callable[[], None]]  # the line, what it is, and what makes it in the tree it was found in
@@ -108,14 +110,16 @@ Change = tuple[int, str, Callable[[], None]]  # the line, what it is, and what m
 
 def mutants_of(module: str, source: str) -> list[Mutant]:
     """Return every mutant of a module."""
-    count = sum(1 for _ in _changes(ast.parse(source)))
-    found = []
-    for number in range(count):
-        tree = ast.parse(source)
-        line, text, make = next(islice(_changes(tree), number, None))
-        make()
-        found.append(Mutant(module, line, text, ast.unparse(ast.fix_missing_locations(tree))))
-    return found
+    changes = enumerate(_changes(ast.parse(source)))
+    return [Mutant(module, place, line, change) for place, (line, change, _) in changes]
+
+
+def changed(source: str, place: int) -> str:
+    """Return a module's text with one of its changes made."""
+    tree = ast.parse(source)
+    _, _, make = next(islice(_changes(tree), place, None))
+    make()
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _changes(tree: ast.Module) -> Iterator[Change]:
@@ -220,22 +224,36 @@ class Copy:
         """Whether the tests of its module notice a mutant."""
         path = self._folder / f"kernel/sched/{mutant.module}.py"
         original = path.read_text()
-        path.write_text(mutant.source)
+        self._write(path, changed(original, mutant.place))
         try:
             return self._test(mutant.module, HANG_FACTOR * self._takes_s[mutant.module] + 5) != 0
         finally:
-            path.write_text(original)
+            self._write(path, original)
+
+    @staticmethod
+    def _write(path: Path, source: str) -> None:
+        """Change a module; what was compiled of it may look as new as this."""
+        path.write_text(source)
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+            compiled.unlink()
 
     def _test(self, module: str, timeout_s: float) -> int:
-        """Run a module's tests; return pytest's exit status, 1 when they hang."""
+        """Run a module's tests; return pytest's exit status, 1 when they hang.
+
+        Raises InterruptedError when somebody else ended them: that says nothing of the mutant.
+        """
         files = [f"tests/unit/{name}.py" for name in TESTS[module]]
         flags = ["-x", "-q", "--no-header", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-B", "-m", "pytest", *flags, *files]
-        options = {"cwd": self._folder, "capture_output": True, "timeout": timeout_s, "preexec_fn": _limit_memory}
+        command = [sys.executable, "-m", "pytest", *flags, *files]
+        environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of others: slower than the tests
+        options = {"cwd": self._folder, "env": environment, "capture_output": True, "preexec_fn": _limit_memory}
         try:
-            return subprocess.run(command, check=False, **options).returncode
+            status = subprocess.run(command, check=False, timeout=timeout_s, **options).returncode
         except subprocess.TimeoutExpired:
             return 1
+        if status in (-signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT):
+            raise InterruptedError(f"the tests of {module} were ended by signal {-status}")
+        return status
 
 
 def _limit_memory() -> None:
@@ -264,16 +282,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(tree: Copy, mutants: Sequence[Mutant]) -> int:
-    """Try all; print the survivors as they are found, and the figures by module. Return the exit status."""
+    """Try all, which are in the order of modules; print survivors and figures as they come. Return the exit status."""
     killed: Counter[str] = Counter()
     began = time.monotonic()
-    for mutant in mutants:
-        if tree.is_killed(mutant):
-            killed[mutant.module] += 1
-        else:
-            print(f"survived: kernel/sched/{mutant.module}.py:{mutant.line}: {mutant.change}", flush=True)
-    for module, total in Counter(mutant.module for mutant in mutants).items():
-        print(f"{module:12} {killed[module]:4} of {total:4} killed")
+    for module, several in groupby(mutants, key=lambda one: one.module):
+        total = 0
+        for mutant in several:
+            total += 1
+            if tree.is_killed(mutant):
+                killed[module] += 1
+            else:
+                print(f"survived: kernel/sched/{module}.py:{mutant.line}: {mutant.change}", flush=True)
+        print(f"{module:12} {killed[module]:4} of {total:4} killed", flush=True)
     part = killed.total() / max(1, len(mutants))
     print(f"{killed.total()} of {len(mutants)} killed, {part:.1%}, in {time.monotonic() - began:.0f} s")
     return 0 if part >= BAR else 1

@@ -75,10 +75,11 @@ class BankQueues:
             self.add(request)
 
     def charge(self, request: Request, core_ns: int, tokens: int) -> None:
-        queue = self._queues[request.bank]
-        queue.classes.charge(request, core_ns, tokens)
-        if tokens:
-            queue.rescue.fed(request, core_ns)
+        self._queues[request.bank].classes.charge(request, core_ns, tokens)
+
+    def fed(self, request: Request, core_ns: int) -> None:
+        """A request got further by a step that cost so much."""
+        self._queues[request.bank].rescue.fed(request, core_ns)
 
     def pass_time(self, core_ns: int) -> None:
         """A step has passed."""

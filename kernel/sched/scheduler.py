@@ -358,8 +358,9 @@ class Scheduler:
             request.task.sched.attained_ns += core_ns
             if request in self._runnable:
                 is_progress = ends.get(request, 0) > request.fed_tokens  # else no turn would outlast a long replay
-                tokens = fed.get(request, 0)
-                self.queues.charge(request, core_ns if is_progress else 0, tokens)
+                if request in fed:
+                    self.queues.fed(request, core_ns)
+                self.queues.charge(request, core_ns * is_progress, fed.get(request, 0) * is_progress)
         self.queues.pass_time(self.charging.work_ns - before_ns)
 
     def _count_fed(self, request: Request, end: int) -> None:

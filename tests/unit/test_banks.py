@@ -41,6 +41,22 @@ def test_banks_that_do_not_fit_together_take_turns():
     assert seen.count((1,)) == TURN_STEPS
 
 
+def test_a_turn_is_of_64_steps_from_when_somebody_else_asks():
+    rota = BankRota(BANKS, 1000)
+    for _ in range(100):
+        rota.choose([True, False, False])
+    seen = [rota.choose([True, True, False]) for _ in range(65)]
+    assert seen == [(0,)] * 63 + [(1,)] * 2
+
+
+def test_it_is_known_which_banks_may_have_memory_together():
+    rota = BankRota(BANKS, 1800)
+    assert rota.fit_together([0, 1])
+    assert rota.fit_together([0, 2])
+    assert not rota.fit_together([1, 2])
+    assert rota.fit_together([])
+
+
 @given(
     st.lists(st.integers(1, 100), min_size=1, max_size=5),
     st.integers(100, 250),

@@ -91,6 +91,39 @@ def test_the_rescued_have_a_chunk_each():
     assert sum(rows[-1][2] for _, rows in feeding_of) == 2
 
 
+def test_the_rescued_have_one_chunk_however_many_a_step_may_have():
+    feeding, new = Feeding(256), [Working(1000) for _ in range(3)]
+    fed = feeding.choose(new, True, new[:2])
+    assert [rows[-1][2] for _, rows in fed] == [1, 1, 2]
+
+
+def test_no_more_of_the_rescued_have_a_chunk_than_a_step_may_have():
+    feeding, old = Feeding(128, gap=1.0), decoding(1)
+    new = [Working(1000) for _ in range(5)]
+    fed = feeding.choose([*old, *new], True, new)
+    assert sum(rows[-1][2] for _, rows in fed) == 2
+
+
+def test_the_rescued_that_decode_leave_no_more_room_for_prompts():
+    feeding, old, new = Feeding(256, gap=1.0), decoding(3), Working(1000)
+    assert feeding.choose([*old, new], True, old)[-1][1][-1][2] == 1
+
+
+def test_those_who_put_up_with_least_are_gone_by():
+    gaps = {"/": 3.0, "/quick": 2.0, "/all": 0.0}
+    feeding = Feeding(256)
+    feeding._groups = SimpleNamespace(effective=lambda path: SimpleNamespace(gap=gaps[path]))
+    old = decoding(6)
+    for one, group in zip(old, ("/", "/all", "/quick"), strict=False):
+        one.task = SimpleNamespace(sched=SimpleNamespace(group=group))
+    assert step(feeding, [*old, Working(1000)])[-1][1] == 1, "6 tokens are 60, twice that leaves 60"
+
+
+def test_few_are_six():
+    for count, is_fed in ((6, True), (7, False)):
+        assert (len(step(Feeding(256), [*decoding(count), Working(100)])) > 1) is is_fed
+
+
 def test_chunks_within_a_gap():
     assert chunks_within(0.0, 100.0, 10.0, 1, 9) == 9
     assert chunks_within(2.5, 0.0, 10.0, 1, 9) == 9

@@ -365,6 +365,18 @@ def test_an_unknown_parameter_is_refused_with_those_there_are():
         make_policy("prio", {"colour": 1})
 
 
+def test_turns_have_their_ranges_and_defaults():
+    told = {
+        (param.low, param.default, param.high)
+        for kind in POLICIES.values()
+        for name, param in kind.params.items()
+        if name != "age_ms"
+    }
+    assert told == {(1, 50, 10_000), (1, 32, 1 << 20)}
+    age = POLICIES["prio"].params["age_ms"]
+    assert (age.low, age.default, age.high) == (1, 500, 1_000_000)
+
+
 @pytest.mark.parametrize("value", [1, 10_000])
 def test_what_is_not_given_has_its_default(value):
     kind = POLICIES["prio"]

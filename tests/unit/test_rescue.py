@@ -126,6 +126,20 @@ def test_alarms_of_waits_that_ended_are_dropped_and_those_of_others_kept():
     assert run.look(STARVE_NS) == [one]
 
 
+def test_alarms_go_off_in_their_order_though_many_were_dropped():
+    run, other = Run(300), Thing(999)
+    starves = [100 + 37 * number % 900 for number in range(60)]
+    things = [Thing(number) for number in range(60)]
+    for number, ms in enumerate(starves):
+        run.rescue.waits(things[number], 0, ms * MS)
+        for early in range(8):
+            run.rescue.waits(other, 0, (9 - early) * number * MS)
+            run.rescue.gone(other)
+    run.look(2000 * MS)
+    told = [number for number, name, _ in run.told if name == "WARN"]
+    assert told == sorted(range(60), key=lambda number: (starves[number], number))
+
+
 # -- who is rescued ---------------------------------------------------------------------------------
 
 
@@ -181,6 +195,7 @@ def test_who_is_gone_is_not_rescued():
     run.rescue.gone(one)
     run.rescue.gone(other)
     assert run.look(STARVE_NS) == []
+    assert not run.rescue._starving, "and nothing is kept of it"
 
 
 def test_who_got_a_slot_while_it_queued_is_not_rescued():

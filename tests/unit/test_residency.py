@@ -35,10 +35,11 @@ class Memory:
         self.log: list[tuple[str, int]] = []
 
     def plan_save(self, request: Thing, slot: int, flight: object, info: object) -> bool:
-        if self.places:
-            self.places -= 1
-            self.log.append(("save", request.number))
-        return bool(self.places) or self.log[-1:] == [("save", request.number)]
+        if not self.places:
+            return False
+        self.places -= 1
+        self.log.append(("save", request.number))
+        return True
 
     def fall_back(self, request: Thing, has_core: bool) -> None:
         assert has_core
