@@ -47,10 +47,10 @@ TESTS: dict[str, tuple[str, ...]] = {  # of each module, quickest first
     "gate": ("test_gate",),
     "groups": ("test_groups",),
     "hrrn": ("test_hrrn", "test_policies"),
-    "mlfq": ("test_mlfq", "test_policies"),
+    "mlfq": ("test_mlfq", "test_policy_orders", "test_policies"),
     "params": ("test_policies",),
-    "plas": ("test_policies",),
-    "priority": ("test_policies",),
+    "plas": ("test_policy_orders", "test_policies"),
+    "priority": ("test_policy_orders", "test_policies"),
     "quota": ("test_quota",),
     "ranked": ("test_mlfq", "test_policies"),
     "realtime": ("test_realtime",),
@@ -58,11 +58,11 @@ TESTS: dict[str, tuple[str, ...]] = {  # of each module, quickest first
     "residency": ("test_residency",),
     "round_robin": ("test_policies",),
     "shares": ("test_shares", "test_sched_tree"),
-    "srpt": ("test_policies",),
+    "srpt": ("test_policy_orders", "test_policies"),
     "tree": ("test_sched_tree", "test_sched_classes"),
     "turns": ("test_turns", "test_feeding"),
     "waits": ("test_waits",),
-    "work": ("test_policies",),
+    "work": ("test_policy_orders",),
 }
 
 # Tests that make random cases look for one that fails, the same ones each time, and do not spend time to make it small.
