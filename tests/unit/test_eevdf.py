@@ -154,6 +154,23 @@ def test_who_was_put_back_goes_on_with_its_turn():
     assert run.order(1, slots=2) == [1, 2]
 
 
+def test_the_earliest_deadline_is_told_first_whoever_came_first():
+    run = Run()
+    run.add(slice_ms=100)
+    run.step()
+    run.add(slice_ms=10)
+    assert [one.number for one in run.policy.choose(2, 0)] == [2, 1]
+
+
+def test_who_holds_the_latest_deadline_loses_its_slot_whoever_came_last():
+    run = Run()
+    run.add()
+    run.policy.choose(1, 0)
+    run.add(weight=400)
+    assert [one.number for one in run.policy.choose(2, 0)] == [2, 1]
+    assert [one.number for one in run.policy.choose(1, 0)] == [2]
+
+
 # -- shares -----------------------------------------------------------------------------------------
 
 
@@ -211,6 +228,50 @@ def test_a_second_request_of_a_task_waits_behind_the_first_of_others():
     assert [one.number for one in run.policy.choose(3, 0)] == [1, 3, 2]
 
 
+def test_a_second_request_waits_longer_the_more_the_first_has_had():
+    run = Run()
+    first = run.add()
+    second, other = run.add(beside=first), run.add()
+    assert run.policy.choose(1, 0) == [first]
+    run.charge(first, 40)
+    run.charge(other, 70)
+    assert run.policy.choose(2, 0) == [first, other], second
+
+
+def test_a_second_request_counts_as_a_turn_ahead_of_the_first():
+    run = Run()
+    first, other = run.add(), run.add()
+    run.add(beside=first)
+    run.charge(other, 30)
+    assert run.policy.choose(2, 0) == [first, other], "it is 50 ms ahead, the other 30"
+
+
+def test_a_second_request_has_its_deadline_a_turn_after_the_first():
+    run = Run()
+    first, other, late = run.add(), run.add(), run.add(slice_ms=70)
+    second = run.add(beside=first)
+    run.charge(other, 300)
+    assert run.policy.choose(2, 0) == [first, late], "by then the task is owed 100 ms; 100 against 70"
+    assert run.policy.choose(3, 0) == [first, late, second]
+
+
+def test_a_second_request_that_is_owed_time_later_has_its_deadline_a_turn_after_the_first():
+    run = Run()
+    first, other, late = run.add(), run.add(slice_ms=90), run.add(slice_ms=70)
+    run.add(beside=first)
+    assert run.policy.choose(1, 0) == [first]
+    run.charge(other, 300)
+    assert run.policy.choose(2, 0) == [first, late]
+
+
+def test_of_those_that_hold_slots_a_second_request_loses_its_own_before_another_task_does():
+    run = Run()
+    first, other = run.add(), run.add(slice_ms=70)
+    second = run.add(beside=first)
+    assert run.policy.choose(3, 0) == [first, other, second]
+    assert run.policy.choose(2, 0) == [first, other]
+
+
 def test_requests_of_a_task_go_by_arrival():
     run = Run()
     first = run.add()
@@ -219,137 +280,6 @@ def test_requests_of_a_task_go_by_arrival():
     assert [one.number for one in run.policy.choose(2, 0)] == [1, 2]
     run.policy.remove(second)
     assert [one.number for one in run.policy.choose(2, 0)] == [1, 3]
-
-
-# -- lag --------------------------------------------------------------------------------------------
-
-
-def test_lag_is_what_a_task_is_owed():
-    run = Run()
-    one, other = run.add(), run.add(weight=300)
-    run.charge(one, 40)
-    assert run.lag_ms(one) == pytest.approx(-30)
-    assert run.lag_ms(other) == pytest.approx(30)
-    run.policy.remove(one)
-    assert run.policy.lag_ns(one.task) == 0.0
-
-
-def test_lags_of_all_are_nothing_together():
-    run = Run()
-    things = [run.add(weight=weight) for weight in (100, 250, 700)]
-    for number in range(500):
-        run.step(1, 1 + number % 7)
-    assert sum(run.lag_ms(one) for one in things) == pytest.approx(0, abs=1e-3)
-    assert max(abs(run.lag_ms(one)) for one in things) <= 120, "within a turn or two"
-
-
-def test_who_leaves_while_it_is_ahead_comes_back_as_far_ahead():
-    run = Run()
-    one = run.add()
-    run.add(), run.add()
-    run.charge(one, 90)
-    lag = run.lag_ms(one)
-    assert lag == pytest.approx(-60)
-    run.policy.remove(one)
-    run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(-60, abs=0.1) or run.lag_ms(one) < -55
-    assert run.order(10) == [2] * 5 + [3] * 5
-
-
-def test_who_leaves_while_it_is_owed_time_is_owed_it_when_it_comes_back():
-    run = Run()
-    one, other = run.add(), run.add()
-    run.charge(other, 40)
-    assert run.lag_ms(one) == pytest.approx(20)
-    run.policy.remove(one)
-    run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(20)
-
-
-@pytest.mark.xfail(strict=True, reason="what is more than a slice is forgotten with the rest of it")
-def test_who_leaves_while_it_is_owed_more_than_a_slice_is_owed_a_slice():
-    run = Run()
-    one, other = run.add(), run.add()
-    run.charge(other, 1000)
-    assert run.lag_ms(one) == pytest.approx(500)
-    run.policy.remove(one)
-    run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(25), "50 ms behind the one that was there, which is half that of both"
-
-
-def test_who_comes_back_much_later_is_owed_a_slice_at_most():
-    run = Run()
-    one, other = run.add(), run.add()
-    run.charge(one, 100)
-    run.policy.remove(one)
-    run.charge(other, 1000)
-    run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(25)
-
-
-def test_the_last_that_leaves_takes_along_what_it_was_ahead():
-    run = Run()
-    one = run.add()
-    run.charge(one, 1000)
-    run.policy.remove(one)
-    run.policy.add(one)
-    new = run.add()
-    assert (run.lag_ms(one), run.lag_ms(new)) == (0.0, 0.0), "nobody had less for it"
-
-
-def test_what_those_before_were_ahead_is_forgotten_with_the_last_one():
-    run = Run()
-    one, other = run.add(), run.add()
-    run.charge(one, 60)
-    run.policy.remove(one)
-    run.policy.remove(other)
-    run.policy.add(one)
-    run.policy.add(other)
-    assert (run.lag_ms(one), run.lag_ms(other)) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("ms", [3, 10, 60])
-def test_who_comes_back_at_once_after_each_step_has_no_more_than_its_share(ms):
-    run = Run()
-    waker, others = run.add(), [run.add() for _ in range(3)]
-    for _ in range(3000):
-        if waker in run.step(ms=ms):
-            run.policy.remove(waker)
-            run.policy.add(waker)
-    assert run.had[waker.task.pid] / sum(run.had.values()) <= 1.03 / 4, others
-
-
-def test_who_sleeps_and_comes_back_has_no_more_than_its_share():
-    run = Run()
-    sleeper, others = run.add(), [run.add() for _ in range(3)]
-    for number in range(6000):
-        if number % 20 == 10:
-            run.policy.remove(sleeper)
-        elif number % 20 == 0 and number:
-            run.policy.add(sleeper)
-        run.step()
-    assert run.had[sleeper.task.pid] / sum(run.had.values()) <= 1.03 / 4, others
-
-
-def test_nothing_is_kept_of_those_that_left_long_ago():
-    run = Run()
-    stays = run.add()
-    for _ in range(500):
-        gone = run.add()
-        run.charge(gone, 10)
-        run.policy.remove(gone)
-        run.charge(stays, 100)
-    assert len(run.policy._left) <= 10
-    assert len(run.policy._left_order) <= 10
-
-
-def test_heaps_are_no_larger_than_the_tasks_need():
-    run = Run()
-    for _ in range(20):
-        run.add()
-    for _ in range(3000):
-        run.step(2, 30)
-    assert len(run.policy._ready) + len(run.policy._late) <= 2 * (2 * 20 + 64)
 
 
 # -- whatever happens -------------------------------------------------------------------------------

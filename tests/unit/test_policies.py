@@ -208,6 +208,15 @@ def test_waiting_is_worth_a_step_of_nice_for_every_age_of_core_time():
     assert [run.step(1)[0] for _ in range(20)] == [high] * 10 + [low] * 5 + [high] * 5
 
 
+def test_who_came_before_others_had_the_model_for_long_goes_before_a_better_nice_value():
+    run = Run("prio", age_ms=50)
+    old, new = Thing(0, nice=1), Thing(1, nice=0)
+    run.add(old)
+    run.policy.choose(0, 100 * MS)
+    run.add(new)
+    assert run.policy.choose(1, 100 * MS) == [old]
+
+
 def test_equals_take_turns_of_a_slice_and_a_tasks_own_slice_goes_before():
     run = Run("prio", slice_ms=8)
     one, two = Thing(0), Thing(1, slice_ms=12)

@@ -159,6 +159,16 @@ def test_coming_back_to_a_policy_buys_nothing():
     assert waker.task.sched.attained_ns / run.work_ns <= 1.05 / 3, fair
 
 
+def test_who_was_ahead_when_it_left_is_as_far_ahead_when_it_comes_back():
+    run = Run()
+    fair, ahead = [run.add() for _ in range(2)], run.add(policy="fcfs")
+    run.charge(ahead, 400 * MS)
+    run.tree.remove(ahead)
+    run.tree.add(ahead)
+    assert [ahead in run.step(1) for _ in range(150)].count(True) == 0, "the others, of twice its weight, have 600 ms"
+    assert fair
+
+
 def test_it_is_known_by_which_policy_a_request_is_ranked():
     run = Run()
     one, two = run.add(), run.add(policy="fcfs")
@@ -189,6 +199,15 @@ def test_a_group_without_a_weight_has_that_of_all_who_want_to_run_in_it():
         lot += [run.add("/a/x" if lot is below else "/") for _ in range(2)]
     lots = [inside, below, beside]
     assert run.parts(3, 6000, *lots) == [pytest.approx(part / 1400, rel=0.03) for part in (300, 500, 600)]
+
+
+def test_a_group_loses_the_weight_of_those_who_leave_it():
+    run = Run()
+    run.groups.create("/a", {})
+    inside, beside = [run.add("/a") for _ in range(4)], [run.add() for _ in range(2)]
+    for one in inside[2:]:
+        run.tree.remove(one)
+    assert run.parts(1, 2000, inside[:2], beside) == [pytest.approx(1 / 2, rel=0.05)] * 2
 
 
 def test_a_share_is_divided_again_within_a_group():
@@ -229,7 +248,8 @@ def test_a_group_that_was_made_again_is_another_one():
     run.tree.forget_group("/a")
     run.tree.forget_group("/never")
     new = run.groups.create("/a", {"weight": 300})
-    lot, other = [run.add("/a") for _ in range(2)], [run.add() for _ in range(1)]
+    assert "/a" not in run.tree._nodes
+    lot, other = [run.add("/a") for _ in range(2)], [run.add()]
     other.append(run.add(beside=other[0]))
     assert run.parts(1, 4000, lot)[0] == pytest.approx(3 / 4, rel=0.03)
     assert (old.attained_ns, new.attained_ns > 0) == (0, True)
@@ -299,68 +319,6 @@ def test_a_cap_that_changes_is_in_force_from_the_next_request_on():
     run.groups.set("/a", {"max_share": None})
     run.tree.add(one)
     assert run.chosen(1) == [one]
-
-
-# -- who is boosted ---------------------------------------------------------------------------------
-
-
-def test_a_boosted_request_goes_first_in_its_policy_for_a_turn_of_40_ms():
-    run = Run(policy="fcfs", token_ns=10 * MS)
-    first, second, third = run.add(), run.add(), run.add()
-    run.tree.boost(third)
-    assert [run.step(2) for _ in range(4)] == [[third, first]] * 4
-    assert run.step(2) == [first, second]
-
-
-def test_who_was_boosted_first_goes_first_one_at_a_time():
-    run = Run(policy="fcfs", token_ns=20 * MS)
-    first, second, third = run.add(), run.add(), run.add()
-    run.tree.boost(third)
-    run.tree.boost(second)
-    assert [run.step(1)[0] for _ in range(5)] == [third, third, second, second, first]
-
-
-def test_to_be_boosted_again_is_no_longer_turn():
-    run = Run(policy="fcfs", token_ns=20 * MS)
-    first, second = run.add(), run.add()
-    run.tree.boost(second)
-    run.step(1)
-    run.tree.boost(second)
-    assert [run.step(1)[0] for _ in range(2)] == [second, first]
-
-
-def test_a_boosted_request_that_has_a_slot_anyway_changes_nothing():
-    run = Run(policy="fcfs")
-    first, second, _ = run.add(), run.add(), run.add()
-    run.tree.boost(second)
-    assert run.chosen(2) == [first, second]
-
-
-def test_a_boosted_request_takes_the_slot_that_its_task_has():
-    run = Run(policy="fcfs")
-    first, second, third = run.add(), run.add(), run.add()
-    fourth = run.add(beside=first)
-    run.tree.boost(fourth)
-    assert run.chosen(2) == [fourth, second], third
-
-
-def test_a_boosted_request_takes_the_last_of_the_slots_that_its_task_has():
-    run = Run(policy="fcfs")
-    first, other = run.add(), run.add()
-    second = run.add(beside=first)
-    third = run.add(beside=first)
-    run.tree.boost(third)
-    assert run.chosen(3) == [third, first, other], second
-
-
-def test_a_boosted_request_that_leaves_is_forgotten():
-    run = Run(policy="fcfs")
-    first, second = run.add(), run.add()
-    run.tree.boost(second)
-    run.tree.remove(second)
-    assert run.chosen(1) == [first]
-    run.tree.add(second)
-    assert run.chosen(1) == [first]
 
 
 # -- whatever happens -------------------------------------------------------------------------------
