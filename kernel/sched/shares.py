@@ -95,11 +95,16 @@ def _rank(share: Share, has: int, held: int) -> tuple[bool, float]:
 
 
 def _forgive(shares: Sequence[Share]) -> None:
-    """Who has all that it wants saves nothing up for later: it could not have used more."""
-    hungry = [share.vtime for share in shares if share.slots < share.wants]
+    """Who has all that it wants saves nothing up for later: it could not have used more.
+
+    Two turns, of the lightest that wants more if that is lighter, are left to it: so far behind is one also that
+    has all that it wants only until its turn on a shared slot is over.
+    """
+    hungry = [share for share in shares if share.slots < share.wants]
     if not hungry:
         return
-    least = min(hungry)
+    least = min(share.vtime for share in hungry)
+    lightest = min(share.weight for share in hungry)
     for share in shares:
         if share.slots == share.wants:
-            share.vtime = max(share.vtime, least - TURN_NS * WEIGHT_0 / share.weight)
+            share.vtime = max(share.vtime, least - 2 * TURN_NS * WEIGHT_0 / min(share.weight, lightest))
