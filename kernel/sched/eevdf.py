@@ -145,9 +145,9 @@ class Eevdf:
             self._left_order.clear()
             return
         self._vtime = self._now()
-        self._left[pid] = entity.vtime
-        heappush(self._left_order, (entity.vtime, pid))
         horizon = self._vtime - _SLICES_OWED * entity.slice_v
+        left = self._left[pid] = max(entity.vtime, horizon)
+        heappush(self._left_order, (left, pid))
         while self._left_order and self._left_order[0][0] < horizon:
             vtime, gone = heappop(self._left_order)
             if self._left.get(gone) == vtime:

@@ -48,7 +48,6 @@ def test_who_leaves_while_it_is_owed_time_is_owed_it_when_it_comes_back():
     assert run.lag_ms(one) == pytest.approx(20)
 
 
-@pytest.mark.xfail(strict=True, reason="what is more than a slice is forgotten with the rest of it")
 def test_who_leaves_while_it_is_owed_more_than_a_slice_is_owed_a_slice():
     run = Run()
     one, other = run.add(), run.add()
