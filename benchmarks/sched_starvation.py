@@ -97,7 +97,7 @@ class Population:
             while len(watched.task.requests) < 6:
                 ask(watched, draw.randint(1, 300), draw.randint(1, 100))
         elif kind == "liar":
-            watched.task.sched.hint_tokens = 1
+            watched.task.sched.hint_until = watched.task.usage.generated_tokens + 1
             ask(watched, draw.randint(1, 64), 500)
         else:
             ask(watched, draw.randint(1, 300), draw.randint(1, 120))

@@ -92,7 +92,8 @@ def hint(kernel: Kernel, call: Call, options: abi.SchedHint, now_ns: int) -> dic
     task = call.task
 
     def change() -> None:
-        task.sched.hint_tokens = options.remaining_tokens
+        left = options.remaining_tokens
+        task.sched.hint_until = None if left is None else task.usage.generated_tokens + left
 
     kernel.requeue([task], change)
     return {}

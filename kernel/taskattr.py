@@ -51,7 +51,7 @@ class TaskAttr:
     slice_ms: int | None = None  # of modelled core time; None: its group's
     rt_priority: int = 1  # within REALTIME: higher goes first
     group: str = "/"  # path
-    hint_tokens: int | None = None  # that the task said its request will still generate
+    hint_until: int | None = None  # of all the tokens the task has generated, those at which its request ends, it says
     attained_ns: int = 0  # modelled core time that its requests have had, in all
     quota: dict[str, int] = field(default_factory=dict)  # by the names in quota.py
     used: Used = field(default_factory=Used)

@@ -50,7 +50,8 @@ class SchedGetpolicies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedHint:
-    """Say how many tokens the caller's request in flight, or its next one, will still generate. Answers {}.
+    """Say how many tokens the caller's request in flight, or its next one, will still generate. Answers {}. It is
+    counted from now, over all of the caller's requests, and forgotten as soon as one of them ends.
 
     The policy srpt goes by it; a wrong one costs its sender its place and nobody anything else. null takes it back.
     EPERM: an operator."""

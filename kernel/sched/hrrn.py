@@ -13,12 +13,11 @@ from kernel.sched.params import SLICE_MS, Param
 from kernel.sched.work import left_tokens
 
 _MS = 1_000_000
-TOKEN_NS = 4 * _MS  # of core time that a token counts as, beside what was waited
 
 
 class HighestResponseRatio:
-    """The highest (waited + size) / size goes first, for a turn at least; waited is others' core time, size what is
-    left of the request. Highest response ratio next (Brinch Hansen 1971), in units of work."""
+    """The highest (waited + size) / size goes first, for a turn at least; waited is core time, size what is left of the
+    request; the order is that of waited / size. Highest response ratio next (Brinch Hansen 1971), in units of work."""
 
     PARAMS: ClassVar[Mapping[str, Param]] = {"slice_ms": SLICE_MS}
 
@@ -27,15 +26,12 @@ class HighestResponseRatio:
         self._waiting: dict[int, OrderedDict[Request, int]] = {}  # by size class: since when, longest first
         self._class_of: dict[Request, int] = {}  # of those
         self._used_ns: dict[Request, int] = {}  # of its turn: those that hold a slot
-        self._hinted_at: dict[Request, int] = {}
         self._work_ns = 0
 
     def add(self, request: Request) -> None:
-        self._hinted_at[request] = request.generated_tokens
         self._wait(request)
 
     def remove(self, request: Request) -> None:
-        del self._hinted_at[request]
         if self._used_ns.pop(request, None) is None:
             self._leave(request)
 
@@ -69,11 +65,10 @@ class HighestResponseRatio:
 
     def _head(self, number: int) -> tuple[float, int, int, Request]:
         request, since_ns = next(iter(self._waiting[number].items()))
-        size_ns = 2 ** (number / 2) * TOKEN_NS
-        return -(self._work_ns - since_ns + size_ns) / size_ns, request.number, number, request
+        return -(self._work_ns - since_ns) / 2 ** (number / 2), request.number, number, request
 
     def _wait(self, request: Request) -> None:
-        number = ceil(2 * log2(max(1.0, left_tokens(request, self._hinted_at[request]))))
+        number = ceil(2 * log2(max(1.0, left_tokens(request))))
         self._class_of[request] = number
         self._waiting.setdefault(number, OrderedDict())[request] = self._work_ns
 

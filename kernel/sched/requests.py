@@ -348,6 +348,7 @@ class RequestManager:
         self.quotas.leave(request)
         self._cores[request.core].scheduler.remove(request, now_ns)
         request.task.requests.remove(request)
+        request.task.sched.hint_until = None  # it was of this one
         del self._by_call[request.call.key]
         self._in_flight[request.core] -= 1
         self._awaiting_first.pop(request, None)

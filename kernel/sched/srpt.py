@@ -11,17 +11,5 @@ class ShortestRemaining(Ranked):
     """The request that has least left to do goes first, and at once: what is left of its prompt and of what its agent
     hinted at, or of max_tokens without a hint. Shortest remaining processing time (Schrage 1968)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._hinted_at: dict[Request, int] = {}
-
     def key(self, request: Request) -> Key:
-        return (left_tokens(request, self._hinted_at[request]),)
-
-    def add(self, request: Request) -> None:
-        self._hinted_at[request] = request.generated_tokens
-        super().add(request)
-
-    def remove(self, request: Request) -> None:
-        super().remove(request)
-        del self._hinted_at[request]
+        return (left_tokens(request),)

@@ -10,13 +10,10 @@ from kernel.objects import Request
 PROMPT_PER_TOKEN = 2.6  # tokens of a prompt take as long as one that is generated among others
 
 
-def left_tokens(request: Request, hinted_at: int) -> float:
-    """Return the work that is left, in generated tokens. hinted_at: how many there were when its task gave the hint.
-
-    A hint that turned out too small counts no more.
-    """
+def left_tokens(request: Request) -> float:
+    """Return the work that is left, in generated tokens. A hint that turned out too small counts no more."""
     most = max(0, request.most_tokens - request.generated_tokens)
-    hint = request.task.sched.hint_tokens
-    if hint is not None and request.generated_tokens - hinted_at < hint:
-        most = min(most, hint - (request.generated_tokens - hinted_at))
+    hint = request.task.sched.hint_until
+    if hint is not None and hint > request.task.usage.generated_tokens:
+        most = min(most, hint - request.task.usage.generated_tokens)
     return most + max(0, request.prompt_tokens - request.kv_tokens) / PROMPT_PER_TOKEN

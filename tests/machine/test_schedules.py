@@ -162,3 +162,37 @@ def test_a_request_present_at_three_deaths_fails_alone():
     assert f"call {poison} of task {guilty.pid}" in guilty.end(poison)[1]["text"]
     for peer, call in zip(others, calls, strict=True):
         assert peer.reply(call)["usage"]["generated_tokens"] == 30
+
+
+def until_first(machine: Machine, other: Peer, peer: Peer) -> int:
+    """Step until `other` has one first token more; return how many tokens `peer` got meanwhile."""
+    watched, asked = machine.task(peer.pid).usage, machine.task(other.pid).usage
+    had, begun = watched.generated_tokens, asked.first_tokens
+    while asked.first_tokens == begun:
+        assert machine.step()
+    return watched.generated_tokens - had
+
+
+def test_a_hint_goes_on_counting_when_its_task_changes_its_nice_and_is_gone_with_its_request():
+    machine = Machine(policy="srpt", slots=1)
+    operator, hinted, other = machine.operator(), machine.agent(), machine.agent()
+
+    def generate(peer: Peer, most: int) -> int:
+        return peer.call("llm.generate", prompt="x", max_tokens=most, ignore_end=True)
+
+    hinted.ask("sched.hint", remaining_tokens=10)
+    calls = [generate(hinted, 40)]
+    generate(other, 20)
+    while machine.task(hinted.pid).usage.generated_tokens < 5:
+        assert machine.step()
+    operator.ask("sched.setattr", pid=hinted.pid, nice=3)
+    assert until_first(machine, other, hinted) <= 6, "ten in all, and then it is the longer one"
+    machine.run()
+    hinted.ask("sched.hint", remaining_tokens=10)
+    calls.append(generate(hinted, 2))
+    machine.run()
+    calls.append(generate(hinted, 40))
+    generate(other, 20)
+    assert until_first(machine, other, hinted) <= 1, "what was left of the hint was not for this one"
+    machine.run()
+    assert all(hinted.reply(call) for call in calls)

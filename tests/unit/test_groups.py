@@ -336,10 +336,10 @@ def test_a_child_is_scheduled_as_its_parent():
     made, parent = groups("/a"), call("/a").task
     parent.sched.sched_class, parent.sched.policy = SchedClass.BATCH, "rr"
     parent.sched.weight, parent.sched.slice_ms, parent.sched.quota = 7, 9, {"turns": 3}
-    parent.sched.attained_ns, parent.sched.hint_tokens = 55, 4
+    parent.sched.attained_ns, parent.sched.hint_until = 55, 4
     found = made.attr_of_child(parent, "")
     assert (found.sched_class, found.policy, found.weight, found.slice_ms) == (SchedClass.BATCH, "rr", 7, 9)
-    assert (found.group, found.quota, found.attained_ns, found.hint_tokens) == ("/a", {"turns": 3}, 0, None)
+    assert (found.group, found.quota, found.attained_ns, found.hint_until) == ("/a", {"turns": 3}, 0, None)
     assert found.quota is not parent.sched.quota
     assert made.attr_of_child(parent, "/").group == "/"
     assert made.attr_of_child(None, "").group == "/"

@@ -126,10 +126,10 @@ def test_what_is_left_of_a_request_is_its_size_when_it_queues_up_again():
     assert run.step() == [1], "3 against 10"
 
 
-def test_a_hint_is_counted_from_when_the_request_came():
+def test_a_hint_is_counted_from_when_it_was_given():
     run = Run()
-    hinted = Thing(9, most=100, hint_tokens=5)
-    hinted.generated_tokens = 50
+    hinted = Thing(9, most=100, hint=55)
+    hinted.generated_tokens = hinted.task.usage.generated_tokens = 50
     run.policy.add(hinted)
     other = run.add(10)
     run.wait(10)
@@ -144,5 +144,4 @@ def test_who_leaves_is_not_chosen_and_nothing_is_kept_of_it():
     run.policy.remove(one)
     run.policy.charge(one, 10, 1)
     assert run.choose(2) == []
-    assert not run.policy._hinted_at
     assert not run.policy._class_of

@@ -151,30 +151,30 @@ def test_nothing_is_kept_of_who_left():
 
 
 @pytest.mark.parametrize(
-    ("most", "generated", "hint", "hinted_at", "left"),
+    ("most", "generated", "hint", "left"),
     [
-        (100, 30, None, 0, 70),
-        (100, 100, None, 0, 0),
-        (100, 101, None, 0, 0),
-        (100, 30, 20, 30, 20),
-        (100, 35, 20, 30, 15),
-        (100, 49, 20, 30, 1),
-        (100, 50, 20, 30, 50),
-        (100, 95, 20, 90, 5),
+        (100, 30, None, 70),
+        (100, 100, None, 0),
+        (100, 101, None, 0),
+        (100, 30, 50, 20),
+        (100, 35, 50, 15),
+        (100, 49, 50, 1),
+        (100, 50, 50, 50),
+        (100, 95, 110, 5),
     ],
 )
 def test_left_is_what_was_hinted_at_until_that_is_spent_and_the_most_there_may_be_else(
-    most, generated, hint, hinted_at, left
+    most, generated, hint, left
 ):
-    one = Thing(0, most=most, hint_tokens=hint)
-    one.generated_tokens = generated
-    assert left_tokens(one, hinted_at) == left
+    one = Thing(0, most=most, hint=hint)
+    one.generated_tokens = one.task.usage.generated_tokens = generated
+    assert left_tokens(one) == left
 
 
 def test_what_is_not_read_of_a_prompt_is_left_too_and_never_less_than_nothing():
     one = Thing(0, prompt=260, most=10)
-    assert left_tokens(one, 0) == pytest.approx(10 + 260 / PROMPT_PER_TOKEN)
+    assert left_tokens(one) == pytest.approx(10 + 260 / PROMPT_PER_TOKEN)
     one.kv_tokens = 130
-    assert left_tokens(one, 0) == pytest.approx(10 + 50)
+    assert left_tokens(one) == pytest.approx(10 + 50)
     one.kv_tokens = 270
-    assert left_tokens(one, 0) == 10
+    assert left_tokens(one) == 10
