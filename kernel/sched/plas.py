@@ -48,6 +48,12 @@ class LeastAttainedService(Ranked):
             self._chosen.pop(request, None)  # it queues up again, behind its like
         super().charge(request, core_ns, tokens)
 
+    def choose(self, slots: int, work_ns: int) -> list[Request]:
+        # What other requests of a task are given puts its waiting ones back too, never ahead: the first ones will do.
+        while stale := [one for one in self.first(slots) if self._entries[one][0] != self.key(one)]:
+            self.rekey(stale)
+        return super().choose(slots, work_ns)
+
     def _begin(self, request: Request) -> None:
         self._count += 1
         self._used_ns[request], self._turns[request] = 0, self._count

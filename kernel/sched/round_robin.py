@@ -61,5 +61,8 @@ class RoundRobin:
         if leaving is not None:
             del self._used[leaving]
             self.add(leaving)
-        if rest:
-            self._waiting.setdefault(pid, deque()).extendleft(reversed(rest))
+        if not rest:
+            return
+        if pid in self._waiting:  # who left is of that task
+            rest.extend(self._waiting[pid])
+        self._waiting[pid] = rest

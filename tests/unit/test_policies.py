@@ -19,11 +19,16 @@ TOKEN_NS = 4 * MS
 class Thing:
     """As much of a request as a policy may look at."""
 
-    def __init__(self, number: int, pid: int = 0, nice: int = 0, *, prompt: int = 0, most: int = 100, **attr) -> None:
+    def __init__(
+        self, number: int, pid: int = 0, nice: int = 0, *, prompt: int = 0, most: int = 100, hint: int | None = None,
+        **attr,
+    ) -> None:  # fmt: skip
         self.number = number
         self.prompt_tokens, self.kv_tokens, self.generated_tokens = prompt, 0, 0
         self.most_tokens = most
-        self.task = SimpleNamespace(pid=pid or 100 + number, priority=nice, sched=TaskAttr(**attr))
+        attr = TaskAttr(hint_until=hint, **attr)
+        usage = SimpleNamespace(generated_tokens=0)
+        self.task = SimpleNamespace(pid=pid or 100 + number, priority=nice, sched=attr, usage=usage)
 
     def work(self) -> None:
         """A step's progress: a chunk of the prompt, or a token."""
@@ -31,6 +36,7 @@ class Thing:
             self.kv_tokens += 64
         else:
             self.generated_tokens += 1
+            self.task.usage.generated_tokens += 1
 
     def __repr__(self) -> str:
         return f"{self.number} of {self.task.pid} at {self.task.priority}"
@@ -265,6 +271,18 @@ def test_all_requests_of_an_agent_count():
     assert run.policy.choose(1, 0) == [fresh]
 
 
+def test_what_one_request_of_an_agent_is_given_puts_its_waiting_ones_back_too():
+    run = Run("plas", slice_ms=10)
+    many, one = [Thing(number, pid=1) for number in range(20)], Thing(20, pid=2)
+    for thing in many:
+        thing.task = many[0].task
+    run.add(*many)
+    assert run.step(1, 25 * MS) == [many[0]]
+    run.add(one)
+    one.task.sched.attained_ns = 15 * MS
+    assert run.policy.choose(1, 0) == [one], "a level below that of all the twenty"
+
+
 # -- by size --------------------------------------------------------------------------------------
 
 
@@ -290,14 +308,14 @@ def test_a_prompt_counts_by_what_is_left_of_it():
 
 def test_a_hint_is_believed_until_it_is_passed():
     run = Run("srpt")
-    liar, honest = Thing(0, most=100, hint_tokens=3), Thing(1, most=20)
+    liar, honest = Thing(0, most=100, hint=3), Thing(1, most=20)
     run.add(liar, honest)
     assert [run.step(1)[0] for _ in range(5)] == [liar] * 3 + [honest] * 2
 
 
 def test_a_hint_does_not_make_a_request_longer_than_it_may_be():
     run = Run("srpt")
-    hinted, other = Thing(0, most=5, hint_tokens=50), Thing(1, most=6)
+    hinted, other = Thing(0, most=5, hint=50), Thing(1, most=6)
     run.add(hinted, other)
     assert run.policy.choose(1, 0) == [hinted]
 
@@ -305,8 +323,8 @@ def test_a_hint_does_not_make_a_request_longer_than_it_may_be():
 def test_a_hint_is_counted_from_when_it_was_given():
     run = Run("srpt")
     late, other = Thing(0, most=100), Thing(1, most=80)
-    late.generated_tokens = 10
-    late.task.sched.hint_tokens = 20
+    late.generated_tokens = late.task.usage.generated_tokens = 10
+    late.task.sched.hint_until = 10 + 20
     run.add(late, other)
     assert run.policy.choose(1, 0) == [late]
 
