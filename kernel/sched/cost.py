@@ -98,6 +98,8 @@ class StepModel:
     def learn_switches(self, moves: Sequence[tuple[Hashable, int]], took_ns: int) -> None:
         """Take what a step's saves and restores took together."""
         if moves and took_ns > 0:
+            if self._switches.count >= _WARM_STEPS:
+                took_ns = min(took_ns, int(_OUTLIER * self.switches_ns([moved for _, moved in moves])))
             tokens = float(sum(moved for _, moved in moves))
             self._switches.learn((float(len(moves)), tokens), took_ns)
 

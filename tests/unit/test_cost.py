@@ -157,6 +157,16 @@ def test_switches_are_learned_by_their_number_and_size():
     assert model.switches_ns([]) == 0
 
 
+def test_a_switch_that_was_disturbed_for_seconds_does_not_count_as_what_switches_take():
+    model = StepModel()
+    for _ in range(200):
+        model.learn_switches([(1, 500)], 1_300_000)
+    model.learn_switches([(1, 500)], 4_000_000_000)
+    for _ in range(8):
+        model.learn_switches([(1, 500)], 1_300_000)
+    assert model.switches_ns([500]) == pytest.approx(1_300_000, rel=0.05)
+
+
 def test_nothing_is_told_of_a_model_that_has_seen_nothing():
     assert (StepModel().p95_error, StepModel().r_squared) == (0.0, 0.0)
     StepModel().learn([], 5)
