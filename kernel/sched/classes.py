@@ -73,7 +73,6 @@ class ClassQueues:
         tree.remove(request)
         if not len(tree):
             self._owed_ns[found] = 0.0
-            self._slots_owed.discard(found)
 
     def charge(self, request: Request, core_ns: int, tokens: int) -> None:
         found = self._classes[request]

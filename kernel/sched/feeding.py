@@ -48,7 +48,6 @@ class Feeding:
         most_chunks = self._within_gaps(working, rescued)
         fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row), rescued)
         if not fed and self._chunks_in_a_row:
-            self._chunks_in_a_row = 0
             fed = self._rows(working, most_chunks, rescued)
         prompts = [(request, rows) for request, rows in fed if rows[-1][2]]
         if prompts and is_everybody and len(fed) - len(prompts) > FEW:

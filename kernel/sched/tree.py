@@ -75,7 +75,6 @@ class _Node:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.share = Share()
-        self.nodes: dict[str, _Node] = {}  # by path
         self.pools: dict[str, _Pool] = {}  # by policy
         self.active: dict[_Node | _Pool, None] = {}  # those with something to run
 

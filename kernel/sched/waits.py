@@ -170,4 +170,5 @@ class Waits:
 
     @staticmethod
     def _others(count: int) -> str:
-        return "nobody else wanted the model" if not count else f"{count} other tasks wanted the model"
+        who = {0: "nobody else", 1: "1 other task"}.get(count, f"{count} other tasks")
+        return f"{who} wanted the model"

@@ -70,6 +70,7 @@ def test_a_wait_under_way_is_told_with_its_cause_and_the_others():
     told = "task 101 (a1) has waited 2.50 s so far: it came when every slot was taken; "
     assert run.why(one, 3.5) == told + "nobody else wanted the model"
     run.come(Thing(2))
+    assert run.why(one, 3.5) == told + "1 other task wanted the model"
     run.come(Thing(3))
     assert run.why(one, 3.5) == told + "2 other tasks wanted the model"
 
