@@ -44,7 +44,7 @@ class Bar:
 BARS = {
     "fairness": Bar(fairness, 3, 40.0, 14.0),
     "weights": Bar(weights, 3, 120.0),
-    "mixed": Bar(mixed, 5, 40.0),
+    "mixed": Bar(mixed, 5, 60.0),
     "react": Bar(react, 5, 30.0),
     "short_beside_long": Bar(short_beside_long, 5, 20.0),
     "long_prompt": Bar(long_prompt, 3, 40.0),

@@ -17,7 +17,6 @@ from agentix.errors import AgentixError
 from benchmarks import stand as stands
 from benchmarks.models import model_path
 from benchmarks.report import progress
-from benchmarks.sched_stand import BaselineStand
 from benchmarks.stand import Stand, StandError
 from benchmarks.workloads import Load
 
@@ -106,6 +105,12 @@ class Played:
     def grew(self, name: str) -> float:
         """By how much a counter of sys.stat grew."""
         return self.after[name] - self.before[name]
+
+
+class BaselineStand(Stand):
+    """A kernel that has other systems' schedulers as well: see baselines.py."""
+
+    module = "benchmarks.baselines"
 
 
 def play(bench: Bench, setup: Setup, load: Load, look_s: float = LOOK_S) -> Played:

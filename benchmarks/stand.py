@@ -48,6 +48,8 @@ class StandError(Exception):
 class Stand:
     """Boots a kernel in __enter__, ends it in __exit__. `config` is that of kernel.config.Config."""
 
+    module = "kernel"  # what is run
+
     def __init__(self, model: str | Path | None = None, **config: Any) -> None:
         global _boots
         _boots += 1
@@ -219,7 +221,7 @@ class Stand:
     # -- booting ------------------------------------------------------------------------------
 
     def _boot(self) -> None:
-        command = [sys.executable, "-m", "kernel", "--config-json", json.dumps(self.config)]
+        command = [sys.executable, "-m", self.module, "--config-json", json.dumps(self.config)]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
