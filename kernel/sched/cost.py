@@ -17,6 +17,8 @@ _PRIOR_WEIGHT = 0.5  # of the first guess, in steps
 _REFIT_STEPS = 8
 _WARM_STEPS = 32  # from here on a step that took far longer than predicted is the machine's disturbance
 _OUTLIER = 4.0  # times the prediction
+_PACE = 0.15  # of what the last step says of the machine's pace, which changes faster than the model forgets
+_PACE_LIMITS = 0.5, 2.0
 _PASS_TOKENS = 256  # of prompts: so many share a pass
 _USUAL_NS = 1e8  # of a step, as far as the weight of the first guess goes
 _RECENT = 512  # steps whose errors are told
@@ -39,23 +41,25 @@ class Part(NamedTuple):
 class StepModel:
     """T = c0 [any decodes] + cd rows + ca depths + cb passes + cp tokens + cq tokens x depth; nanoseconds.
 
-    Least squares with exponential forgetting, as kernel/engine/cost.py has for passes inside a core.
+    Least squares with exponential forgetting, as kernel/engine/cost.py has for passes inside a core; times the pace of
+    the last few steps, for others' work on the same machine makes all of it slower for a second or a minute.
     """
 
     def __init__(self) -> None:
         self._steps = _Fit(_GUESS_NS, _SCALE, _FLOOR_NS)
         self._switches = _Fit(_SWITCH_GUESS_NS, np.array([1.0, 512.0]), np.array([1e3, 1.0]))
+        self._pace = 1.0
         self._errors: deque[float] = deque(maxlen=_RECENT)
         self._took: deque[float] = deque(maxlen=_RECENT)
         self._missed: deque[float] = deque(maxlen=_RECENT)  # ns
 
     def predict(self, parts: Sequence[Part]) -> float:
         """Return the time of a step."""
-        return _sum(self._steps.found, _features(parts))
+        return self._pace * _sum(self._steps.found, _features(parts))
 
     def split(self, parts: Sequence[Part]) -> tuple[dict[Hashable, int], int]:
         """Return who pays what of a step, and what they pay together: its modelled time."""
-        first, row, depth, per_pass, token, deep = self._steps.found
+        first, row, depth, per_pass, token, deep = (self._pace * one for one in self._steps.found)
         rows = sum(not part.is_chunk for part in parts)
         charges: dict[Hashable, int] = {}
         total, exact = 0, 0.0
@@ -75,12 +79,15 @@ class StepModel:
         if not parts or took_ns <= 0:
             return
         features = _features(parts)
-        predicted = _sum(self._steps.found, features)
+        usual = _sum(self._steps.found, features)
+        predicted = self._pace * usual
         if self._steps.count >= _WARM_STEPS:
             self._errors.append(abs(predicted - took_ns) / took_ns)
             self._took.append(float(took_ns))
             self._missed.append(predicted - took_ns)
             took_ns = min(took_ns, int(_OUTLIER * predicted))
+            low, high = _PACE_LIMITS
+            self._pace += _PACE * (min(high, max(low, took_ns / usual)) - self._pace)
         self._steps.learn(features, took_ns)
 
     # -- saves and restores -------------------------------------------------------------------

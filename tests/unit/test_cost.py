@@ -157,6 +157,18 @@ def test_switches_are_learned_by_their_number_and_size():
     assert model.switches_ns([]) == 0
 
 
+def test_it_keeps_up_with_a_machine_that_changes_its_pace():
+    model, draw = learned(), Random(5)
+    for _ in range(25):
+        parts = some(draw)
+        model.learn(parts, int(1.5 * took(parts)))
+    for _ in range(20):
+        parts = some(draw)
+        assert model.predict(parts) == pytest.approx(1.5 * took(parts), rel=0.08)
+        assert model.split(parts)[1] == pytest.approx(1.5 * took(parts), rel=0.08)
+        model.learn(parts, int(1.5 * took(parts)))
+
+
 def test_a_switch_that_was_disturbed_for_seconds_does_not_count_as_what_switches_take():
     model = StepModel()
     for _ in range(200):
