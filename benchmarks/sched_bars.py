@@ -48,7 +48,7 @@ BARS = {
     "react": Bar(react, 5, 30.0),
     "short_beside_long": Bar(short_beside_long, 5, 20.0),
     "long_prompt": Bar(long_prompt, 3, 40.0),
-    "idle_preemption": Bar(idle_preemption, 6, 15.0, 5.0),
+    "idle_preemption": Bar(idle_preemption, 3, 72.0, 9.0),
     "overload": Bar(overload, 3, 60.0),
     "hostile": Bar(hostile, 2, 30.0),
     "charges": Bar(charges, 3, 30.0),

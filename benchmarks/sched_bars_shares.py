@@ -13,6 +13,7 @@ from statistics import fmean
 from benchmarks.report import Row, must, only
 from benchmarks.sched_live import Bench, Played, play, setups
 from benchmarks.sched_stats import interval, ratio, share_errors, short, worst_window
+from benchmarks.stand import Stand
 from benchmarks.workloads import Job, Load, Turn, stretched
 
 SETTLE_S = 3.0
@@ -20,7 +21,7 @@ WEIGHTS_SETTLE_S = 20.0  # the lightest pay for their first prompts for so long
 LOOK_S = 0.25
 JAIN_BAR, WINDOW_S = 0.99, 10.0
 SHARE_BAR = 2.0  # percent
-IDLE_BAR = 0.98
+IDLE_BAR, ALTERNATE_S = 0.98, 4.0
 CHARGED_BAR, ERROR_BAR = 5.0, 15.0  # percent
 SCHED_BAR = 3.0  # percent
 PROMPTS, ANSWERS = (8, 64), (40, 320)  # tokens, from the shortest agent to the longest: eightfold
@@ -129,13 +130,14 @@ def _errors(played: Played, what: str) -> Mapping[str, float]:
 
 
 def idle_preemption(bench: Bench, seeds: int, seconds: float) -> list[Row]:
-    """As many agents as slots, so that nobody ever waits: throughput under EEVDF against FCFS, alternating."""
+    """As many agents as slots, so that nobody ever waits: throughput under EEVDF against FCFS, which take turns."""
     rates: dict[str, list[float]] = {"eevdf": [], "fcfs": []}
     for seed in range(1, seeds + 1):
-        load = equal_agents(bench.slots, seconds, seed)
-        for name in ("eevdf", "fcfs") if seed % 2 else ("fcfs", "eevdf"):
-            played = play(bench, setups(bench)[name], load)
-            rates[name].append(tokens_within(played, 0.0, seconds) / seconds)
+        alternation = Alternation(tuple(rates), min(ALTERNATE_S, seconds / 6), seconds)
+        play(bench, setups(bench)["eevdf"], equal_agents(bench.slots, seconds, seed), LOOK_S, alternation)
+        pairs = min(len(found) for found in alternation.rates.values())
+        for name, found in alternation.rates.items():
+            rates[name] += found[:pairs]
     found = ratio(rates["eevdf"], rates["fcfs"])
     shown = {name: f"{fmean(values):.0f} tok/s" for name, values in rates.items()}
     return [
@@ -173,6 +175,28 @@ def sched_time(bench: Bench, seeds: int, seconds: float) -> list[Row]:
         only(f"a step's results and the next plan, {count} runnable", f"{short(fmean(times))} us"),
         must("of a step's time", f"{found.shown()} %", f"<= {SCHED_BAR} %", found.at_most <= SCHED_BAR),
     ]
+
+
+class Alternation:
+    """Gives the root group one policy after the other, and notes the tokens per second of each of their turns."""
+
+    def __init__(self, names: Sequence[str], every_s: float, until_s: float) -> None:
+        self.rates: dict[str, list[float]] = {name: [] for name in names}
+        self._every_s, self._until_s = every_s, until_s
+        self._name = ""  # in force
+        self._begun = (0.0, 0)  # seconds, tokens
+
+    def __call__(self, stand: Stand, at_s: float) -> None:
+        if at_s < SETTLE_S or at_s < self._begun[0] + self._every_s or at_s > self._until_s:
+            return
+        stat = stand.stat()
+        tokens = stat["generated_tokens"] + stat["prompt_tokens"]
+        if self._name:
+            self.rates[self._name].append((tokens - self._begun[1]) / (at_s - self._begun[0]))
+        names = list(self.rates)
+        self._name = names[(names.index(self._name) + 1) % len(names)] if self._name else names[0]
+        stand.call("group.setattr", path="/", attr={"policy": self._name})
+        self._begun = (at_s, tokens)
 
 
 def tokens_within(played: Played, begin_s: float, end_s: float, *kinds: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -113,17 +113,22 @@ class BaselineStand(Stand):
     module = "benchmarks.baselines"
 
 
-def play(bench: Bench, setup: Setup, load: Load, look_s: float = LOOK_S) -> Played:
+Meddle = Callable[[Stand, float], None]  # at each look, with the seconds since the load began
+
+
+def play(bench: Bench, setup: Setup, load: Load, look_s: float = LOOK_S, meddle: Meddle | None = None) -> Played:
     """Boot a kernel, play the load, end the kernel. Raises StandError."""
     kind = BaselineStand if setup.is_baseline else Stand
     config = {"slots": bench.slots, "slot_tokens": bench.window_tokens, **setup.config}
     with kind(bench.model, window_tokens=bench.window_tokens, **config) as stand:
         if setup.root:
             stand.call("group.setattr", path="/", attr=dict(setup.root))
-        return play_on(stand, bench, setup, load, look_s)
+        return play_on(stand, bench, setup, load, look_s, meddle)
 
 
-def play_on(stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float = LOOK_S) -> Played:
+def play_on(
+    stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float = LOOK_S, meddle: Meddle | None = None
+) -> Played:
     """Play a load on a kernel that runs; its groups must be new. Raises StandError."""
     told = load.plain() if setup.is_baseline else load
     for path, attr in told.groups.items():
@@ -135,7 +140,7 @@ def play_on(stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float 
     stand.wait_files([driver], "ready", 240)
     before = stand.stat()
     stand.go([driver])
-    looks = _watch(stand, driver, load.seconds + bench.limit_s, look_s)
+    looks = _watch(stand, driver, load.seconds + bench.limit_s, look_s, meddle)
     after = stand.stat()
     (record,) = stand.records([driver], 60)
     if not any(request["ended_ns"] for job in record["jobs"] for request in job["requests"]):
@@ -145,7 +150,7 @@ def play_on(stand: Stand, bench: Bench, setup: Setup, load: Load, look_s: float 
     )
 
 
-def _watch(stand: Stand, driver: int, most_s: float, look_s: float) -> list[Look]:
+def _watch(stand: Stand, driver: int, most_s: float, look_s: float, meddle: Meddle | None) -> list[Look]:
     """Look at the tasks until the driver has left its record."""
     looks: list[Look] = []
     begin_s = said_s = time.monotonic()
@@ -160,6 +165,8 @@ def _watch(stand: Stand, driver: int, most_s: float, look_s: float) -> list[Look
         with suppress(AgentixError):
             looks.append(_look(stand, driver, turn))
         turn += 1
+        if meddle is not None:
+            meddle(stand, time.monotonic() - begin_s)
         time.sleep(max(0.0, now_s + look_s - time.monotonic()))
     return looks
 
