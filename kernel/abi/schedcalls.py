@@ -53,8 +53,8 @@ class SchedHint:
     """Say how many tokens the caller's request in flight, or its next one, will still generate. Answers {}. It is
     counted from now, over all of the caller's requests, and forgotten as soon as one of them ends.
 
-    The policies srpt and hrrn go by it; a wrong one costs its sender its place and nobody anything else. null takes it back.
-    EPERM: an operator."""
+    The policies srpt and hrrn go by it; a wrong one costs its sender its place and nobody anything else. null takes it
+    back. EPERM: an operator."""
 
     remaining_tokens: int | None = bounded(0, 1 << 20, None)
 
