@@ -120,6 +120,8 @@ class Simulation:
         self.scheduler.remove(request, self.now_ns)
         request.task.requests.remove(request)
         del self.requests[request.number]
+        if not request.task.requests:  # it wants the model no more
+            self._end_wait(self.tasks[request.task.pid - 100])
 
     def change(self, watched: Watched, nice: int | None = None, **attr) -> None:
         """Change how a task is scheduled, as sched.setattr does."""

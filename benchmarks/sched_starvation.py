@@ -48,8 +48,8 @@ class Population:
         scale = draw.choice([0.05, 0.3, 1.0, 1.0, 3.0])
         machine = Machine(
             pass_ns=9 * MS * scale, row_ns=3.6 * MS * scale * draw.uniform(0.2, 1.5), cell_ns=600 * scale,
-            prompt_ns=1.4 * MS * scale * draw.uniform(0.3, 1.5), move_ns=draw.choice([0.1, 1.0, 5.0]) * MS,
-            noise=draw.choice([0.0, 0.05, 0.1]),
+            prompt_ns=1.4 * MS * scale * draw.uniform(0.3, 1.5), prompt_cell_ns=1300 * scale,
+            move_ns=draw.choice([0.1, 1.0, 5.0]) * MS, noise=draw.choice([0.0, 0.05, 0.1]),
         )  # fmt: skip
         self.policy = draw.choice(list(POLICIES))
         self.slots = draw.choice([1, 2, 3, 4, 8, 16, 24])
@@ -68,7 +68,7 @@ class Population:
     def _calm(self, tasks: int) -> None:
         """Let the model of the steps see some, as it has on a machine that serves."""
         for _ in range(tasks):
-            self.simulation.ask(self.simulation.agent(), 200, 40)
+            self.simulation.ask(self.simulation.agent(), 1500, 40)
         while self.simulation.requests:
             self.simulation.step()
 

@@ -60,11 +60,11 @@ class Bound(NamedTuple):
     """The terms of the longest wait; see kernel/sched/rescue.py."""
 
     starve_s: float
-    tasks: int  # that want to run
+    tasks: int  # that may have their turn before it, and itself
     rows: int  # slots of those who waited too long
     lease_s: float
     step_s: float  # the longest step
-    reads_s: float  # to read a chunk of a prompt of each of those
+    reads_s: float  # that they take longer than their turns to read a chunk of their prompts
     switch_s: float
     banks_s: float  # that others' slots may keep a task's own out of memory
 

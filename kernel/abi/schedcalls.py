@@ -66,8 +66,8 @@ class SchedStat:
     banks_s}, why}.
 
     attained_s: modelled core time that it has had; stage: "", "warn", "boost" or "rescue" of the wait at hand; bound_s:
-    within this it gets a turn whatever others do: starve_s + ceil(tasks / rows) * turn_s + banks_s, where turn_s is
-    max(lease_s + step_s, reads_s) + switch_s; why: the last wait in a sentence, "" if there was none. ESRCH."""
+    within this it gets a turn whatever others do: starve_s + ceil(tasks / rows) * (lease_s + step_s + switch_s) +
+    reads_s + banks_s; why: the last wait in a sentence, "" if there was none. ESRCH."""
 
     pid: int = bounded(0, 1 << 31, 0)
 

@@ -23,7 +23,7 @@ _PASS_TOKENS = 256  # of prompts: so many share a pass
 _USUAL_NS = 1e8  # of a step, as far as the weight of the first guess goes
 _RECENT = 512  # steps whose errors are told
 # A step: [decodes at all, rows, their depth, passes over prompts, prompt tokens, these times their depth]
-_GUESS_NS = np.array([10e6, 1e6, 500.0, 10e6, 1e6, 20.0])
+_GUESS_NS = np.array([10e6, 1e6, 500.0, 10e6, 1e6, 1000.0])
 _SCALE = np.array([1.0, 8.0, 4096.0, 1.0, 128.0, 128.0 * 512])
 _FLOOR_NS = np.array([1e3, 1e2, 1e-2, 1e3, 1e2, 1e-3])
 _SWITCH_GUESS_NS = np.array([2e5, 1e3])  # of a save or restore, and each of its tokens

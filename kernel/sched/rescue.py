@@ -49,27 +49,21 @@ class _Wait:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """W = starve_s + ceil(tasks / rows) * turn_s + banks_s; a turn is max(lease_s + step_s, reads_s) + switch_s.
-
-    reads_s: what it takes to feed each of the rescued a chunk, if all of them read prompts.
-    """
+    """W = starve_s + ceil(tasks / rows) * (lease_s + step_s + switch_s) + reads_s + banks_s."""
 
     starve_s: float
-    tasks: int  # that want to run
+    tasks: int  # that may be rescued before it does, and itself: the queue's order is that of waits
     rows: int  # of the rescued
     lease_s: float
     step_s: float  # the longest step
-    reads_s: float
+    reads_s: float  # that they take longer than their leases to read a chunk of their prompts each
     switch_s: float  # saves and restores of as many as there are rows
     banks_s: float  # that the bank may be without memory, for others that do not fit beside it
 
     @property
-    def turn_s(self) -> float:
-        return max(self.lease_s + self.step_s, self.reads_s) + self.switch_s
-
-    @property
     def seconds(self) -> float:
-        return self.starve_s + -(-self.tasks // self.rows) * self.turn_s + self.banks_s
+        turn_s = self.lease_s + self.step_s + self.switch_s
+        return self.starve_s + -(-self.tasks // self.rows) * turn_s + self.reads_s + self.banks_s
 
 
 def rows_of(slots: int) -> int:
@@ -89,7 +83,9 @@ class Rescue:
         self._waits: dict[Request, _Wait] = {}
         self._alarms: list[tuple[int, int, _Wait, Stage]] = []  # heap
         self._alarm_count = 0
-        self._queue: OrderedDict[int, None] = OrderedDict()  # pids with starving requests, first come first
+        self._queue: dict[int, int] = {}  # pids with starving requests: since when they starve
+        self._order: list[tuple[int, int, int]] = []  # heap of these: since when, number, pid; or void
+        self._order_count = 0
         self._starving: dict[int, OrderedDict[Request, None]] = {}  # by pid, longest waiting first
         self._leases: dict[Request, int | None] = {}  # since when it has its slot; None: it has none yet
         self._inner: dict[Request, int | None] = {}  # the same of those that get it from their own task
@@ -140,10 +136,15 @@ class Rescue:
         self._end_leases(self._inner, now_ns, lasting_ns)
         self._resting = [until_ns for until_ns in self._resting if until_ns > now_ns]
         while self._queue and len(self._leases) + len(self._resting) < rows_of(slots):
-            pid, _ = self._queue.popitem(last=False)
+            since_ns, _, pid = heappop(self._order)
+            if self._queue.get(pid) != since_ns:
+                continue
+            del self._queue[pid]
             request = next(iter(self._starving[pid]))
             self._forget_starving(request)
             self._leases[request] = None
+            if pid in self._starving:  # it has another one: that is at the end
+                self._enqueue(pid, now_ns)
         return list(self._leases), list(self._inner)
 
     # -- inside -------------------------------------------------------------------------------
@@ -176,7 +177,8 @@ class Rescue:
             self._inner.pop(wait.request, None)
             if wait.request not in self._leases:
                 self._starving.setdefault(pid, OrderedDict())[wait.request] = None
-                self._queue.setdefault(pid)
+                if pid not in self._queue or at_ns < self._queue[pid]:
+                    self._enqueue(pid, at_ns)
         else:
             self._set_alarm(wait, Stage(stage + 1), since_ns + int(wait.starve_ns * _PARTS[Stage(stage + 1)]))
         self._reached(wait.request, stage, wait.since_ns)
@@ -192,8 +194,15 @@ class Rescue:
         if self._waits.pop(request, None) is not None and request not in self._leases:
             self._forget_starving(request)
 
+    def _enqueue(self, pid: int, since_ns: int) -> None:
+        self._queue[pid] = since_ns
+        self._order_count += 1
+        heappush(self._order, (since_ns, self._order_count, pid))
+        if len(self._order) > 2 * len(self._queue) + _STALE:
+            self._order = [entry for entry in self._order if self._queue.get(entry[2]) == entry[0]]
+            heapify(self._order)
+
     def _forget_starving(self, request: Request) -> None:
-        """Its task stays in the queue, at the end, if it has another one."""
         pid = request.task.pid
         starving = self._starving.get(pid)
         if starving is None or request not in starving:
@@ -202,5 +211,3 @@ class Rescue:
         if not starving:
             del self._starving[pid]
             self._queue.pop(pid, None)
-        elif pid not in self._queue:
-            self._queue[pid] = None

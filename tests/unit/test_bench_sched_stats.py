@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import sched_bars, sched_compare
-from benchmarks.sched_bars_attacks import bound_at, honest_waits
+from benchmarks.sched_bars_attacks import honest_waits
 from benchmarks.sched_bars_shares import tokens_within
 from benchmarks.sched_bars_waits import gaps_beside
 from benchmarks.sched_compare import changes, differences
@@ -217,11 +217,6 @@ def test_a_wait_is_held_against_the_largest_bound_that_its_task_had():
     looks = [Look(SECOND, {}, {100: 2.0}, {100: 8.0}, {}), Look(2 * SECOND, {}, {100: 1.0}, {100: 5.0}, {})]
     run = played(Job("honest", (Turn(20, 10),)), requests=[[asked(0, 1, 2)]], looks=looks)
     assert honest_waits(run) == [(2.0, 8.0)]
-
-
-def test_the_bound_at_so_many_tasks_has_the_terms_of_the_run():
-    run = played(Job("honest", (Turn(20, 10),)), requests=[[asked(0, 1, 2)]])
-    assert bound_at(run, 64) == pytest.approx(1.5 + 13 * (0.5 + 0.1))
 
 
 def test_tokens_are_spread_over_their_request_s_time():

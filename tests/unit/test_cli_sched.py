@@ -75,7 +75,7 @@ def test_why_tells_the_last_wait_the_bound_with_its_terms_and_the_longest_wait(a
     assert main(["why", "77"]) == Exit.OK
     assert capsys.readouterr().out.splitlines() == [
         "task 77 waited 0.7 s for task 5",
-        "W = 3.0 s + ceil(64 tasks / 8 rows) * (0.60 s + 0.21 s + 0.01 s) = 9.6 s",
+        "W = 3.0 s + ceil(64 tasks / 8 rows) * (0.60 s + 0.21 s + 0.01 s) + 0.30 s = 9.6 s",
         "longest wait so far: 0.70 s",
     ]
     assert main(["why", "77", "--json"]) == Exit.OK
@@ -90,9 +90,10 @@ def test_why_of_a_task_that_never_waited_says_so(answering, capsys):
 
 
 def test_the_terms_of_the_bound_are_the_ones_that_count():
-    usual = Bound(**BOUND)
+    usual = Bound(**BOUND)._replace(reads_s=0.0)
     assert bound_text(usual._replace(lease_s=0.21), 1.0).endswith("* (0.21 s + 0.21 s + 0.01 s) = 1.0 s")
-    assert bound_text(usual._replace(lease_s=0.2, reads_s=0.42), 1.0).endswith("* (0.42 s + 0.01 s) = 1.0 s")
+    assert bound_text(usual._replace(reads_s=0.42), 1.0).endswith("* (0.60 s + 0.21 s + 0.01 s) + 0.42 s = 1.0 s")
+    assert "ceil(1 task / 8 rows)" in bound_text(usual._replace(tasks=1), 1.0)
     assert bound_text(usual._replace(step_s=0.004, switch_s=0.00001), 1.0).endswith(
         "* (0.60 s + 0.004 s + 0 s) = 1.0 s"
     )

@@ -67,15 +67,11 @@ def why_text(standing: Standing) -> str:
 
 def bound_text(bound: Bound, bound_s: float) -> str:
     """The bound with its terms; see kernel/sched/rescue.py."""
-    step = _seconds(bound.step_s)
-    if bound.lease_s + bound.step_s >= bound.reads_s:
-        turn = f"{_seconds(bound.lease_s)} + {step}"
-    else:
-        turn = _seconds(bound.reads_s)
-    banks = f" + {_seconds(bound.banks_s)}" if bound.banks_s else ""
+    turn = " + ".join(_seconds(term) for term in (bound.lease_s, bound.step_s, bound.switch_s))
+    rest = "".join(f" + {_seconds(term)}" for term in (bound.reads_s, bound.banks_s) if term)
+    tasks = "1 task" if bound.tasks == 1 else f"{bound.tasks} tasks"
     return (
-        f"W = {_seconds(bound.starve_s)} + ceil({bound.tasks} tasks / {bound.rows} rows)"
-        f" * ({turn} + {_seconds(bound.switch_s)}){banks} = {_seconds(bound_s)}"
+        f"W = {_seconds(bound.starve_s)} + ceil({tasks} / {bound.rows} rows) * ({turn}){rest} = {_seconds(bound_s)}"
     )
 
 
