@@ -4,10 +4,10 @@ Who calls it: the scheduler, one of these for each bank. What must hold: whateve
 arrivals, a task with something to run gets a slot within the bound below; its class and priority are never rewritten.
 
 A request that waits for half of its group's starve_ms is logged; at three quarters it goes first inside its own policy,
-one of each policy's at a time; at the whole its task enters a queue, first come first served, that owns a third of the
-slots: whoever is at its head holds one for a lease. Tasks queue and not requests, so that many requests buy no more of
-it. A task of which another request had a slot meanwhile does not starve: one that waits long takes a slot that its own
-task has.
+one of each policy's at a time; at the whole its task enters a queue, first come first served, that owns two fifths of
+the slots: whoever is at its head holds one for a lease. Tasks queue and not requests, so that many requests buy no more
+of it. A task of which another request had a slot meanwhile does not starve: one that waits long takes a slot that its
+own task has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kernel.objects import Request
 LEASE_NS = 300_000_000  # that a rescued request holds its slot at least ...
 LEASE_CORE_NS = 40_000_000  # but no longer than until it has had so much core time, as a chunk of a prompt takes
 LEASE_TASKS = 64  # ... and so many times longer as there are tasks of this many: short turns of many cost switches
-ROWS = 3  # one slot in so many is for the rescued, at least one
+ROWS = 2, 5  # so many of so many slots are for the rescued, at least one
 _STALE = 256  # alarms of waits that ended, before their heap is made anew
 
 
@@ -67,7 +67,8 @@ class Bound:
 
 
 def rows_of(slots: int) -> int:
-    return max(1, slots // ROWS)
+    part, whole = ROWS
+    return max(1, slots * part // whole)
 
 
 def lease_ns(tasks: int) -> int:

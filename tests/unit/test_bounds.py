@@ -66,17 +66,17 @@ def test_reading_counts_by_how_much_it_is_longer_than_the_turns():
         made.ask(made.agent(), 20, 500)
     made.step()
     one = made.agent()
-    assert (bound(made, one).rows, bound(made, one).reads_s) == (8, 0.0)
-    read = [made.ask(made.agent(), 1500, 1) for _ in range(16)]
+    assert (bound(made, one).rows, bound(made, one).reads_s) == (9, 0.0)
+    read = [made.ask(made.agent(), 1500, 1) for _ in range(18)]
     assert bound(made, one).reads_s == 0.0, "at their beginning chunks take no longer than the leases"
     for request in read:
         request.kv_tokens = 1472
     found = bound(made, one)
     machine = made.machine
     chunk_s = (machine.chunk_pass_ns + 64 * (machine.prompt_ns + 1472 * machine.prompt_cell_ns)) / 1e9
-    others_s = (machine.pass_ns + 16 * machine.row_ns) / 1e9
-    longer_s = 8 * chunk_s + 2 * others_s - found.lease_s - found.step_s
-    assert found.reads_s == pytest.approx(2 * longer_s, rel=0.4), "two turns of eight"
+    others_s = (machine.pass_ns + 15 * machine.row_ns) / 1e9
+    longer_s = 9 * chunk_s + 3 * others_s - found.lease_s - found.step_s
+    assert found.reads_s == pytest.approx(2 * longer_s, rel=0.4), "two turns of nine"
     assert found.seconds == pytest.approx(
         found.starve_s + 3 * (found.lease_s + found.step_s + found.switch_s) + found.reads_s
     )
