@@ -4,7 +4,8 @@ Who calls it: schedcalls.py and report.py, when somebody asks. It only reads. Wh
 the scheduler may do: the largest step with the longest contexts there are, every slot taken.
 
 Who is before a task in the queue of the rescued began to wait before it, or has a group with a shorter starve_ms. So
-those count of which a request waits now, and the latter; not who has slots for all its requests and as much patience.
+those count of which a request waits now, and the latter; not who has slots for all its requests and as much patience,
+unless it is rescued at the moment and its lease may outlast that.
 """
 
 from __future__ import annotations
@@ -50,15 +51,20 @@ class Bounds:
         """Return the bound for a task's requests, counting the task itself."""
         scheduler, charging = self._scheduler, self._scheduler.charging
         own = [request for request in task.requests if request in scheduler.runnable]
-        slots = scheduler.queues.slots_of(max((request.bank for request in own), default=0))
+        bank = max((request.bank for request in own), default=0)
+        slots = scheduler.queues.slots_of(bank)
         starve_ms = self._starve_ms(task)
         sooner = bisect_left(self._starves, starve_ms)
         rows = rows_of(slots)
         step_ns = charging.worst_step_ns(self._depths[:slots], scheduler.most_chunks, self._prompt_depth)
         lasting_ns = lease_ns(scheduler.waits.tasks + (not own))
+        is_lasting = lasting_ns + step_ns > starve_ms * 1_000_000
+        before = len(self._waiting) - (task.pid in self._waiting) + sooner
+        if is_lasting:
+            before += scheduler.queues.rows_taken(bank)
         return Bound(
             starve_s=starve_ms / 1e3,
-            tasks=len(self._waiting) + (task.pid not in self._waiting) + sooner,
+            tasks=before + 1,
             rows=rows,
             lease_s=lasting_ns / 1e9,
             step_s=step_ns / 1e9,

@@ -13,7 +13,7 @@ from kernel.objects import Request
 from kernel.sched.cost import Part, StepModel
 from kernel.sched.flight import Flight
 
-_MARGIN = 1.1
+_MARGIN = 1.2
 
 
 class Charging:
@@ -50,7 +50,7 @@ class Charging:
 
     def worst_step_ns(self, depths: Sequence[int], chunks: int, chunk_depth_tokens: int) -> int:
         """Return the time of a step with a token after each of these lengths of contexts, and so many chunks of
-        prompts, each after so much; and a tenth on top, for what the model is wrong by over some steps."""
+        prompts, each after so much; and a fifth on top, for what the model is wrong by."""
         parts = [Part(None, 1, depth, False) for depth in depths]
         if chunks:
             parts.append(Part(None, chunks * CHUNK_TOKENS, chunk_depth_tokens, True))

@@ -153,6 +153,10 @@ class BankQueues:
         """How many slots a request of this bank may be rescued in."""
         return self._queues[bank].slots if self._queues else 1
 
+    def rows_taken(self, bank: int) -> int:
+        """How many of the slots for the rescued are held by some."""
+        return self._queues[bank].rescue.taken if self._queues else 0
+
     def rota_steps(self) -> int:
         """How many steps a bank may be without memory, for others that want to run."""
         wanted = [number for number, queue in enumerate(self._queues) if len(queue.classes)]

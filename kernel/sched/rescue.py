@@ -126,6 +126,11 @@ class Rescue:
         self._inner.pop(request, None)
         self._had_ns.pop(request, None)
 
+    @property
+    def taken(self) -> int:
+        """How many rows are held, or rest."""
+        return len(self._leases) + len(self._resting)
+
     def look(self, now_ns: int, slots: int, tasks: int) -> tuple[list[Request], list[Request]]:
         """Return who must hold a slot in the next step, longest starved first; and who must if its task has any."""
         while self._alarms and self._alarms[0][0] <= now_ns:
@@ -136,7 +141,7 @@ class Rescue:
         self._resting += self._end_leases(self._leases, now_ns, lasting_ns)
         self._end_leases(self._inner, now_ns, lasting_ns)
         self._resting = [until_ns for until_ns in self._resting if until_ns > now_ns]
-        while self._queue and len(self._leases) + len(self._resting) < rows_of(slots):
+        while self._queue and self.taken < rows_of(slots):
             since_ns, _, pid = heappop(self._order)
             if self._queue.get(pid) != since_ns:
                 continue
