@@ -38,24 +38,21 @@ def test_who_leaves_while_it_is_ahead_comes_back_as_far_ahead():
     assert run.order(10) == [2] * 5 + [3] * 5
 
 
-def test_who_leaves_while_it_is_owed_time_is_owed_it_when_it_comes_back():
+@pytest.mark.parametrize(
+    ("had_ms", "owed_ms", "left_ms"),
+    [
+        pytest.param(40, 20, 20, id="all of it"),
+        pytest.param(1000, 500, 25, id="a slice: 50 ms behind the one that was there, half that of both"),
+    ],
+)
+def test_who_leaves_while_it_is_owed_time_is_owed_a_slice_of_it_at_most_when_it_comes_back(had_ms, owed_ms, left_ms):
     run = Run()
     one, other = run.add(), run.add()
-    run.charge(other, 40)
-    assert run.lag_ms(one) == pytest.approx(20)
+    run.charge(other, had_ms)
+    assert run.lag_ms(one) == pytest.approx(owed_ms)
     run.policy.remove(one)
     run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(20)
-
-
-def test_who_leaves_while_it_is_owed_more_than_a_slice_is_owed_a_slice():
-    run = Run()
-    one, other = run.add(), run.add()
-    run.charge(other, 1000)
-    assert run.lag_ms(one) == pytest.approx(500)
-    run.policy.remove(one)
-    run.policy.add(one)
-    assert run.lag_ms(one) == pytest.approx(25), "50 ms behind the one that was there, which is half that of both"
+    assert run.lag_ms(one) == pytest.approx(left_ms)
 
 
 def test_who_comes_back_much_later_is_owed_a_slice_at_most():

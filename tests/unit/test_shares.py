@@ -191,20 +191,16 @@ def test_what_a_floor_owes_is_paid_off_and_never_less_than_nothing():
     assert one.floor_ns == 0.0
 
 
-def test_who_is_owed_more_than_a_turn_by_its_floor_goes_first():
+@pytest.mark.parametrize(
+    ("turns", "slots", "at_most", "above"),
+    [pytest.param(1, 1, [0, 1], [1, 0], id="first"), pytest.param(2, 3, [1, 2], [2, 1], id="second")],
+)
+def test_a_floor_gives_a_slot_before_others_for_each_turn_that_it_owes_more_than(turns, slots, at_most, above):
     poor, rich = share(1, vtime=1e12), share(10_000)
-    poor.floor_ns = 40 * MS
-    assert slots_of([poor, rich], 1) == [0, 1]
+    poor.floor_ns = turns * 40 * MS
+    assert slots_of([poor, rich], slots) == at_most
     poor.floor_ns += 1
-    assert slots_of([poor, rich], 1) == [1, 0]
-
-
-def test_a_second_slot_takes_a_second_turn_owed():
-    poor, rich = share(1, vtime=1e12), share(10_000)
-    poor.floor_ns = 80 * MS
-    assert slots_of([poor, rich], 3) == [1, 2]
-    poor.floor_ns += 1
-    assert slots_of([poor, rich], 3) == [2, 1]
+    assert slots_of([poor, rich], slots) == above
 
 
 def test_a_floor_holds_against_weights():
