@@ -201,6 +201,7 @@ class Rescue:
             self._forget_starving(request)
 
     def _enqueue(self, pid: int, since_ns: int) -> None:
+        """Put a task in its place among those who starve, or in another one."""
         self._queue[pid] = since_ns
         self._order_count += 1
         heappush(self._order, (since_ns, self._order_count, pid))
@@ -209,6 +210,7 @@ class Rescue:
             heapify(self._order)
 
     def _forget_starving(self, request: Request) -> None:
+        """It starves no more; its task keeps its place if another one does."""
         pid = request.task.pid
         starving = self._starving.get(pid)
         if starving is None or request not in starving:
