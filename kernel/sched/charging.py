@@ -6,10 +6,10 @@ who got the slot, or by who left it if nobody did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kernel.engine.base import CHUNK_TOKENS, StepResult
-from kernel.objects import Request
+from kernel.objects import Request, Task
 from kernel.sched.cost import Part, StepModel
 from kernel.sched.flight import Flight
 
@@ -47,6 +47,13 @@ class Charging:
         """Return what a further chunk of a prompt takes in a step that has one already."""
         one = [Part(request, CHUNK_TOKENS, request.kv_tokens, True)]
         return self.model.predict(one)
+
+    def reads_ns(self, requests: Iterable[Request], task: Task) -> float:
+        """Return the time that reading takes what is left of prompts, but for those in a class below a task's."""
+        own = task.sched.sched_class
+        others = [one for one in requests if one.task.sched.sched_class <= own]
+        left = [(one.prompt_tokens - one.kv_tokens, one.kv_tokens) for one in others]
+        return sum(self.model.predict([Part(None, new, at + new // 2, True)]) for new, at in left if new > 0)
 
     def worst_step_ns(self, depths: Sequence[int], chunks: int, chunk_depth_tokens: int) -> int:
         """Return the time of a step with a token after each of these lengths of contexts, and so many chunks of

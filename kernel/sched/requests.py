@@ -70,7 +70,11 @@ class RequestManager:
             check_biases(sampling, core.info.vocab)
             _check_window(core.info, len(tokens or ()))
         self._check_room(task)
-        self._gate.check(task, core.scheduler.waits.waiting, self._ends[core.number])
+        scheduler = core.scheduler
+        waiting, runnable = scheduler.waits.waiting, scheduler.runnable
+        self._gate.check(
+            task, waiting, self._ends[core.number], lambda: scheduler.charging.reads_ns(runnable, task)
+        )
         self.quotas.enter(task, now_ns)
         self._arrivals += 1
         request = Request(
