@@ -81,6 +81,7 @@ _DENSE = (
     Shape("135m-wide", 16, 768, 2048, 12, 4, 49152, 8192),
     Shape("qwen2.5-0.5b", 24, 896, 4864, 14, 2, 151936, 32768),
     Shape("0.5b-wide", 24, 1024, 3584, 16, 2, 151936, 32768),
+    Shape("kv-8b", 32, 256, 512, 8, 8, 2048, 8192, head=128, vocabulary="words"),  # an 8B's KV, hardly any weights
     Shape("llama3.2-1b", 16, 2048, 8192, 32, 8, 128256, 32768),
     _tiny("qwen2", "dense", architecture="qwen2", vocabulary="pairs"),
 )

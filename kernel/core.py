@@ -67,8 +67,7 @@ class Kernel:
     def __init__(self, config: Config, pid: int) -> None:
         self.config = config
         self.pid = pid
-        self.bad_messages = 0
-        self.cut_connections = 0
+        self.bad_messages = self.cut_connections = 0
         self.is_going_down = False
         self.step_handling_ns = 0  # that the loop took for steps' results and next plans
         self._out: list[Effect] = []
@@ -250,6 +249,8 @@ class Kernel:
         self.memory.release(task.pid)
         for core in self.cores:
             core.scheduler.forget(task)
+        for session in self.requests.sessions.forget(task.pid):
+            self.cores[session.core].scheduler.kept.forget(session)
         for peer in task.peers:
             self._emit(Disconnect(peer, gone))
         self.table.ended(task, status, signal, now_ns)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kernel import schedcalls
+from kernel import ctxcalls, schedcalls
 from kernel.abi import calls as abi
 from kernel.abi.codec import PROTOCOL_VERSION, BadCall, decode_call
 from kernel.abi.codec import Call as WireCall
@@ -175,5 +175,6 @@ HANDLERS: dict[str, Handler] = {
     "mem.stat": lambda k, c, o, now: k.memory.stat(_needs_task(c)),
     "mem.unlink": lambda k, c, o, now: k.memory.unlink(_needs_task(c), o),
     "log.write": _log_write,
+    **ctxcalls.HANDLERS,
     **schedcalls.HANDLERS,
 }

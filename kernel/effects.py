@@ -113,11 +113,10 @@ class RunStep:
 class AskCore:
     """Have the core's text side do something beside the steps; answered by CoreAnswer or CoreLost.
 
-    what, value -> answer: "tokenize" {text, with_special, sender} -> [int]; "detokenize" {tokens, sender} -> bytes;
-    "pieces" {tokens, sender} -> [bytes];
-    "chat" {messages, tools, thinking, sender} -> {tokens: [int], opens_reasoning}; "embed" {texts: [[int]]} ->
-    [bytes]; "constraint" {kind, text, max_tokens, sender} -> tokens that a shortest text takes. `sender` is the pid of
-    the task that pays for the work.
+    what, value -> answer: "tokenize" {text, with_special, goes_on?, sender} -> [int]; "detokenize" {tokens, sender} ->
+    bytes; "pieces" {tokens, sender} -> [bytes]; "chat" {messages, tools, thinking, known?: [int], sender} -> {tokens:
+    [int], opens_reasoning}; "embed" {texts: [[int]]} -> [bytes]; "constraint" {kind, text, max_tokens, sender} ->
+    tokens that a shortest text takes. `sender` is the pid of the task that pays for the work.
     """
 
     ticket: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernel.abi.calls import LlmGenerate
 from kernel.engine.base import Constraint, Sampling
@@ -23,6 +23,9 @@ from kernel.states import (
     validate,
 )
 from kernel.taskattr import TaskAttr
+
+if TYPE_CHECKING:
+    from kernel.context.sessions import Session
 
 
 @dataclass(slots=True)
@@ -187,6 +190,7 @@ class Request:
     text: TextAssembler
     arrived_ns: int
     core: int = 0  # which model's
+    session: Session | None = None  # that it is a turn of
     constraint: Constraint | None = None
     with_special: bool = False  # control tokens show their names
     state: RequestState = RequestState.QUEUED

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls
 from agentix.calls import Call, Exit, Message
@@ -25,7 +25,9 @@ from kernel.abi.address import kernel_name
 from kernel.abi.errors import KernelError
 
 if TYPE_CHECKING:
+    from agentix.chat.choice import Chatting
     from agentix.client import Connection
+    from agentix.session import Session
 
 HELLO_S = 30.0
 LEAVE_S = 1.0  # how long leaving politely may take
@@ -103,6 +105,19 @@ class Agent:
         Raises PermissionDenied, NoSuchGroup, TryAgain.
         """
         return Task(self._connection, name, priority, group=group, timeout=timeout)
+
+    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> Session:
+        """A conversation whose context the kernel keeps, for a `with` block.
+
+            with me.session(system="Answer in one sentence.", max_tokens=60) as talk:
+                print(talk.say("What is a page fault?").content)
+                print(talk.say("And who handles it?").content)
+
+        `options` are those of every turn. `model`: one of llm.models(); the first that generates, if left out.
+        """
+        from agentix.session import Session
+
+        return Session(self._connection, system, model, options)
 
     def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
@@ -214,6 +229,12 @@ class Task:
             self._channel.call(calls.leave(0), timeout)
         with suppress(NoSuchChild):  # somebody waited for it already
             self._holder.call(calls.wait(self.pid, timeout), timeout)
+
+    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> Session:
+        """A conversation of this task: see Agent.session."""
+        from agentix.session import Session
+
+        return Session(self._channel, system, model, options)
 
     def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         """Send plain data as this task: see Agent.send."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls, memory
 from agentix.agent import HELLO_S, LEAVE_S, chosen_kernel, show_errors_in_one_line
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import DTypeLike
 
+    from agentix.aio_session import AsyncSession
+    from agentix.chat.choice import Chatting
     from agentix.memory import Shape
 
 
@@ -88,6 +90,11 @@ class AsyncAgent:
         timeout: float | None = None,
     ) -> AsyncTask:
         return AsyncTask(self._connection, name, priority, group=group, timeout=timeout)
+
+    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> AsyncSession:
+        from agentix.aio_session import AsyncSession
+
+        return AsyncSession(self._connection, system, model, options)
 
     async def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         return await self._call(calls.wait(pid, timeout), timeout)
@@ -179,6 +186,11 @@ class AsyncTask:
             await self._channel.call(calls.leave(0), timeout)
         with suppress(NoSuchChild):
             await self._holder.call(calls.wait(self.pid, timeout), timeout)
+
+    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> AsyncSession:
+        from agentix.aio_session import AsyncSession
+
+        return AsyncSession(self._channel, system, model, options)
 
     async def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         await self._channel.call(calls.send(to, data, timeout), timeout)

@@ -52,6 +52,7 @@ class Sampling(TypedDict, total=False):
     thinking: bool  # have the model reason, or not, where its chat template knows of that
     keep: bool  # what was computed, for a later prompt of this task that begins alike; left out: of messages only
     model: str  # one of models(); the first that generates, if left out
+    session: int  # of ctx_open: this is a turn of it; Agent.session() sees to that
 
 
 class Reply(NamedTuple):
@@ -329,6 +330,26 @@ def _memory(body: dict[str, Any]) -> Memory:
 
 def mem_unlink(name: str) -> Call:
     return Call("mem.unlink", {"name": name}, nothing)
+
+
+def ctx_open(model: str) -> Call:
+    return Call("ctx.open", given(model=model or None), lambda answer: answer["session"])
+
+
+def ctx_close(session: int) -> Call:
+    return Call("ctx.close", {"session": session}, nothing)
+
+
+def ctx_fork(session: int, count: int) -> Call:
+    return Call("ctx.fork", {"session": session, "count": count}, lambda answer: list(answer["sessions"]))
+
+
+def ctx_commit(session: int) -> Call:
+    return Call("ctx.commit", {"session": session}, nothing)
+
+
+def ctx_list(pid: int = 0) -> Call:
+    return Call("ctx.list", {"pid": pid}, lambda answer: list(answer["sessions"]))
 
 
 def log(text: str) -> Call:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kernel.abi.ctxcalls import MAX_SESSION, CtxClose, CtxCommit, CtxFork, CtxList, CtxOpen
 from kernel.abi.errors import Errno, KernelError
 from kernel.abi.schedcalls import (
     MAX_GROUP_CHARS,
@@ -94,6 +95,8 @@ class LlmGenerate:
     tokens by name. `model` is a name of llm.models; the first that generates, if left out.
 
     `keep`: what was computed is kept for the task's next request that begins alike, if left out for `messages` only.
+    With `session`, a number of ctx.open, the prompt is what a turn adds to that: an answer joins it when it ends well,
+    with an error all stays as it was. New messages may begin with the last answer as the caller reads it.
 
     With stream, chunks {text, tokens} come before the reply. Answers {text, tokens, finish_reason:
     "stop"|"length"|"quota", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s,
@@ -101,6 +104,7 @@ class LlmGenerate:
     logprobs: [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
     {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning.
 
+    ENOENT, EBUSY, ENOMEM: no such session, it has a turn under way, too many bytes of messages;
     EINVAL: a field, or the model's template, grammar or schema refuses it; ENOENT: no such model; EFBIG: the
     prompt and one token do not fit the window; EAGAIN: too many requests in flight, or too long a wait, then with
     retry_after_ms; EDQUOT: a quota of its task or group is used up; ETIMEDOUT: deadline; EINTR: cancelled; EIO: three
@@ -132,6 +136,7 @@ class LlmGenerate:
     special: bool = False
     ignore_end: bool = False
     keep: bool | None = None
+    session: int = bounded(0, MAX_SESSION, 0)
     stream: bool = False
 
 
@@ -331,6 +336,11 @@ CALLS: dict[str, type] = {
     "mem.create": MemCreate,
     "mem.stat": MemStat,
     "mem.unlink": MemUnlink,
+    "ctx.open": CtxOpen,
+    "ctx.close": CtxClose,
+    "ctx.fork": CtxFork,
+    "ctx.commit": CtxCommit,
+    "ctx.list": CtxList,
     "sched.setattr": SchedSetattr,
     "sched.getattr": SchedGetattr,
     "sched.getpolicies": SchedGetpolicies,

@@ -28,3 +28,16 @@ class SegmentStore(Pool):
             return segment
 
         super().__init__(limit_bytes, make, lambda segment: emit(DropSegment(segment)))
+        self._shares: dict[int, int] = {}  # beyond the first, by segment
+
+    def share(self, segment: int) -> None:
+        """Let a lent segment have one more user: it is free when all have given it back."""
+        self._shares[segment] = self._shares.get(segment, 0) + 1
+
+    def release(self, segment: int) -> None:
+        """See Pool.release."""
+        left = self._shares.pop(segment, 0)
+        if left > 1:
+            self._shares[segment] = left - 1
+        elif not left:
+            super().release(segment)

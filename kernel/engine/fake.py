@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,14 +94,17 @@ class FakeEngine:
     def ask(self, what: str, value: Mapping[str, Any]) -> Any:
         """Answer as a real core's text side does; see effects.AskCore."""
         if what == "tokenize":
-            return [256] * value["with_special"] + list(value["text"].encode())
+            opening = [256] * (value["with_special"] and not value.get("goes_on"))
+            return opening + list(value["text"].encode())
         if what == "detokenize":
             return b"".join(self.piece(token) for token in value["tokens"])
         if what == "pieces":
             return [self.piece(token) for token in value["tokens"]]
         if what == "chat":
             text = self._render(value["messages"], value.get("tools"))
-            return {"tokens": [256, *text.encode()], "opens_reasoning": bool(value.get("thinking"))}
+            known = self._begins(text.encode(), value.get("known", ()))
+            tokens = [256, *text.encode()] if known is None else [*value["known"], *text.encode()[known:]]
+            return {"tokens": tokens, "opens_reasoning": bool(value.get("thinking"))}
         if what == "constraint":
             if value["text"] == "wrong":
                 raise EngineError("the grammar is wrong")
@@ -123,6 +126,19 @@ class FakeEngine:
         shown = f"tools: {tools}\n" if tools else ""
         turns = "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in messages)
         return shown + turns + "assistant: "
+
+    def _begins(self, text: bytes, known: Sequence[int]) -> int | None:
+        """Return how much of a text known tokens are, as a prompt's bytes or as an answer's pieces."""
+        at = 0
+        for token in known[1:]:
+            piece = self.piece(token)
+            if at < len(text) and text[at] == token:
+                at += 1
+            elif piece and text.startswith(piece, at):
+                at += len(piece)
+            else:
+                return None
+        return at if known else None
 
     def piece(self, token: int) -> bytes:
         """Return a byte for most tokens, a CJK character's first or last part for some, a word for the rest."""

@@ -45,6 +45,8 @@ def check_generate(options: LlmGenerate) -> None:
     for name in ("tools", "thinking"):
         if getattr(options, name) is not None and options.messages is None:
             raise invalid(method, f"{name} goes with messages, not with {given[0]}")
+    if options.session and options.keep is not None:
+        raise invalid(method, "keep is given, and a session keeps its context anyway")
     if options.grammar is not None and options.json_schema is not None:
         raise invalid(method, "grammar and json_schema are both given, wanted one")
     around = options.json_around

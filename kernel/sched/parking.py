@@ -18,7 +18,7 @@ class Parking:
     """One model's contexts off their slots."""
 
     def __init__(self, store: SegmentStore, totals: Totals) -> None:
-        self.kept = KeptContexts(store.release)
+        self.kept = KeptContexts(store)
         self.store = store
         self._totals = totals
         self._leaving: dict[int, Request] = {}  # by the slot that a finished request has just left
@@ -58,15 +58,15 @@ class Parking:
 
     def save_leaving(self, flight: Flight, info: EngineInfo) -> list[Request]:
         """Save what finished requests leave in their slots; return who waited for one that cannot be saved."""
-        waited = []
+        waited: list[Request] = []
         for slot, request in self._leaving.items():
             if not request.kv_tokens or not self.plan_save(request, slot, flight, info):
-                waited.append(self.kept.lost(request))
+                waited += self.kept.lost(request)
         self._leaving.clear()
-        return [taker for taker in waited if taker is not None]
+        return waited
 
-    def commit(self, request: Request, save: Save, size_bytes: int) -> Request | None:
-        """A save is whole: it takes the place of the request's older snapshot. Return who waited for it, if any."""
+    def commit(self, request: Request, save: Save, size_bytes: int) -> list[Request]:
+        """A save is whole: it takes the place of the request's older snapshot. Return who waited for it."""
         self._totals.switch_bytes += size_bytes
         request.task.usage.switch_bytes += size_bytes
         snapshot = KVSnapshot(save.segment, save.tokens, save.digest, size_bytes, keep=save.tokens)
@@ -74,7 +74,7 @@ class Parking:
             return self.kept.saved(request, snapshot)
         self.drop_snapshot(request)
         request.snapshot = snapshot
-        return None
+        return []
 
     def count_restore(self, request: Request) -> None:
         size_bytes = request.snapshot.size_bytes if request.snapshot else 0
@@ -86,13 +86,14 @@ class Parking:
 
     def core_lost(self, flight: Flight | None) -> list[Request]:
         """Slots are gone, and saves under way; return who waited for one of these."""
-        waited = []
+        waited: list[Request] = []
         for segment, (request, _) in flight.saves.items() if flight else ():
             self.store.release(segment)  # not whole; the older snapshot, if any, is still held
-            waited.append(self.kept.lost(request))
-        waited += [self.kept.lost(request) for request in self._leaving.values()]
+            waited += self.kept.lost(request)
+        for request in self._leaving.values():
+            waited += self.kept.lost(request)
         self._leaving.clear()
-        return [taker for taker in waited if taker is not None]
+        return waited
 
     def fall_back(self, request: Request, has_core: bool) -> None:
         """What the slot held is lost: go back to the snapshot, or to nothing."""

@@ -7,16 +7,15 @@ whatever happens to cores: it is appended to the request here, and a replay neve
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from kernel.abi.calls import LlmCancel, LlmGenerate, LlmStatus
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
+from kernel.context.sessions import Sessions
 from kernel.cores import Core, Cores
-from kernel.engine.base import EngineInfo, Sampled, StepResult
-from kernel.engine.chatformat import needs_special
+from kernel.engine.base import Sampled, StepResult
 from kernel.engine.logprobs import Logprobs
 from kernel.engine.text import TextAssembler
 from kernel.limits import MAX_PENDING_REQUESTS, MAX_REQUESTS
@@ -32,6 +31,7 @@ from kernel.sched.fields import (
 )
 from kernel.sched.gate import Gate
 from kernel.sched.groups import Groups
+from kernel.sched.prompts import check_window, given_tokens, question, tokens_of
 from kernel.sched.quota import Quotas
 from kernel.sched.standing import Ends, tell
 from kernel.states import RequestState, TaskState
@@ -41,6 +41,7 @@ class RequestManager:
     """Every request in flight, of all models."""
 
     def __init__(self, calls: CallTable, cores: Cores, asks: Asks, groups: Groups) -> None:
+        self.sessions = Sessions()
         self._calls = calls
         self._gate = Gate(groups)
         self._cores = cores
@@ -60,15 +61,17 @@ class RequestManager:
         if task is None:
             raise KernelError(Errno.EPERM, "llm.generate: an operator is no agent: run a script")
         check_generate(options)
-        core = self._cores.find("llm.generate", options.model, embedding=False)
+        session = self.sessions.for_turn(task, options, call.size_bytes) if options.session else None
+        model = session.model if session else options.model
+        core = self._cores.find("llm.generate", model, embedding=False)
         tools, sampling = tools_of(options), sampling_of(options)
         tokens = None
         if options.tokens is not None:
             vocab = core.info.vocab if core.info else None
-            tokens = check_tokens("llm.generate", "tokens", options.tokens, vocab)
+            tokens = given_tokens(session, check_tokens("llm.generate", "tokens", options.tokens, vocab))
         if core.info:
             check_biases(sampling, core.info.vocab)
-            _check_window(core.info, len(tokens or ()))
+            check_window(core.info, len(tokens or ()))
         self._check_room(task)
         scheduler = core.scheduler
         waiting, runnable = scheduler.waits.waiting, scheduler.runnable
@@ -86,6 +89,7 @@ class RequestManager:
             text=TextAssembler(options.stop or ()),
             arrived_ns=now_ns,
             core=core.number,
+            session=session,
             constraint=constraint_of(options),
             most_tokens=options.max_tokens,
             with_special=options.special,
@@ -100,17 +104,16 @@ class RequestManager:
         self._awaiting_first[request] = None
         self._calls.defer(call, self)
         self._cores.want(core)
+        what, value = question(options, tools, session)
+        if session is not None:
+            self.sessions.begin(session, request, options.messages, now_ns)
         if tokens is not None:
             if core.info:
                 self._enter(request, tokens, now_ns)
             else:
                 self._asks.when_ready(core.number, call, lambda now: self._enter_given(request, tokens, now))
-        elif options.messages is not None:
-            value = {"messages": options.messages, "tools": tools, "thinking": options.thinking}
-            self._ask("chat", value, request, lambda answer: _take_chat(request, core, answer))
         else:
-            value = {"text": options.prompt, "with_special": True}
-            self._ask("tokenize", value, request, list)
+            self._ask(what, value, request)
 
     def cancel(self, call: Call, options: LlmCancel, now_ns: int) -> dict[str, Any]:
         """End a request of the same task and connection; it is no error when it has just ended."""
@@ -200,16 +203,16 @@ class RequestManager:
             text = f"llm.generate: {MAX_PENDING_REQUESTS} requests are in flight in all"
             raise KernelError(Errno.EAGAIN, text)
 
-    def _ask(
-        self, what: str, value: dict[str, Any], request: Request, tokens_of: Callable[[Any], list[int]]
-    ) -> None:
+    def _ask(self, what: str, value: dict[str, Any], request: Request) -> None:
         """Ask for a prompt's tokens; let the request be scheduled once they are there."""
 
         def answered(answer: Any, error: str | None, now_ns: int) -> None:
             if error is not None:
                 self.end(request, KernelError(Errno.EINVAL, f"llm.generate: {error}"), now_ns)
             else:
-                self._enter(request, tokens_of(answer), now_ns)
+                info = self._cores[request.core].info
+                assert info is not None
+                self._enter(request, tokens_of(request, info, answer), now_ns)
 
         value["sender"] = request.task.pid
         self._asks.put(request.core, what, value, request.call, answered)
@@ -233,7 +236,7 @@ class RequestManager:
             check_biases(request.sampling, core.info.vocab)
             if not tokens:
                 raise KernelError(Errno.EINVAL, "llm.generate: the prompt has no tokens")
-            _check_window(core.info, len(tokens))
+            check_window(core.info, len(tokens))
             most = min(len(tokens) + request.most_tokens, core.info.window_tokens)
             self.quotas.admit(request, len(tokens), most)
         except KernelError as error:
@@ -348,6 +351,9 @@ class RequestManager:
     def _leave(self, request: Request, state: RequestState, now_ns: int) -> None:
         """End a request's scheduling; its call is answered by whoever asked for this."""
         request.move(state)
+        if request.session is not None:
+            is_well = state in (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH)
+            self.sessions.end(request, is_well, now_ns)
         self._ends[request.core].add(now_ns)
         self.quotas.leave(request)
         self._cores[request.core].scheduler.remove(request, now_ns)
@@ -364,21 +370,3 @@ def _finish_reason(request: Request, state: RequestState) -> str:
     if state is RequestState.FINISHED_STOP:
         return "stop"
     return "quota" if request.quota else "length"
-
-
-def _take_chat(request: Request, core: Core, answer: dict[str, Any]) -> list[int]:
-    """Keep what the caller must know of a chat's layout; return the tokens of it."""
-    assert core.info is not None
-    chat_format = core.info.chat_format
-    request.chat = {"chat_format": chat_format, "opens_reasoning": answer["opens_reasoning"]}
-    request.with_special |= needs_special(chat_format)
-    return list(answer["tokens"])
-
-
-def _check_window(info: EngineInfo, prompt_tokens: int) -> None:
-    if prompt_tokens + 1 > info.window_tokens:
-        text = (
-            f"llm.generate: the prompt is {prompt_tokens} tokens, the window is {info.window_tokens}"
-            " and one must be left to generate"
-        )
-        raise KernelError(Errno.EFBIG, text)

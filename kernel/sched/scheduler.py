@@ -37,14 +37,14 @@ class Scheduler:
         self.info: EngineInfo | None = None  # None: no core is ready
         self.waits = Waits()
         self.charging = Charging()
-        self.pressure = Pressure()  # for slots
-        self.memory_pressure = Pressure()  # for contexts
+        self.pressure, self.memory_pressure = Pressure(), Pressure()  # for slots, for contexts
         self.queues = BankQueues(groups, self._reached)
         self._groups = groups
         self._feeding = Feeding(prefill_tokens, groups, self.charging)
         self._settled = settled
         self._runnable: dict[Request, None] = {}
         self._parking = Parking(store, self.totals)
+        self.kept = self._parking.kept
         self._residency = Residency(self._parking, self._runnable.keys(), self._pause, self._let_run)
         self._slots: list[Request | None] = []
         self._dirty: set[int] = set()  # slots whose KV nobody wants any more
@@ -64,7 +64,7 @@ class Scheduler:
         if self._residency.holds(request):
             return
         is_new = request.snapshot is None and not request.fed_tokens
-        if is_new and self.info is not None and self.info.can_trim and not self._parking.kept.lend(request):
+        if is_new and self.info is not None and self.info.can_trim and not self.kept.lend(request):
             return  # until the context that it goes on with is saved
         self._let_run(request, "it came when every slot was taken")
 
@@ -82,7 +82,7 @@ class Scheduler:
         self._now_ns = now_ns
         self._unqueue(request, now_ns)
         self._residency.forget(request)
-        self._parking.kept.give_back(request)
+        self.kept.give_back(request)
         if request.is_finished:
             if request.number in self._gated:
                 self._gated.remove(request.number)
@@ -100,7 +100,7 @@ class Scheduler:
 
     def forget(self, task: Task) -> None:
         """A task ended: nothing is kept for it."""
-        self._parking.kept.forget(task.pid)
+        self.kept.forget(task.pid)
         self.waits.forget(task.pid)
 
     def requeue(self, requests: Collection[Request], change: Callable[[], None]) -> None:
@@ -292,8 +292,7 @@ class Scheduler:
         self._now_ns = result.ended_ns
         self.totals.add(result)
         for segment, size_bytes in result.saved:
-            taker = self._parking.commit(*flight.saves[segment], size_bytes)
-            if taker is not None:
+            for taker in self._parking.commit(*flight.saves[segment], size_bytes):
                 self._let_run(taker, "what it goes on with was being saved")
         failed = dict(result.failed_restores)
         for slot, (request, _) in flight.restores.items():

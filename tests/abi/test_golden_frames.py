@@ -210,6 +210,21 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "group.remove": ({"path": "/a"}, {}),
     "group.stat": ({"path": "/a"}, {"groups": [GROUP]}),
     "sys.pressure": ({}, {"models": [{"name": "m", "slots": PRESSURE, "kv": PRESSURE}]}),
+    "ctx.open": ({"model": "chat"}, {"session": 3}),
+    "ctx.close": ({"session": 3}, {}),
+    "ctx.fork": ({"session": 3, "count": 2}, {"sessions": [4, 5]}),
+    "ctx.commit": ({"session": 4}, {"session": 3}),
+    "ctx.list": (
+        {"pid": 101},
+        {
+            "sessions": [
+                {
+                    "session": 3, "pid": 101, "model": "chat", "turns": 2, "messages": 3, "tokens": 97,
+                    "where": "memory", "kv_bytes": 65536, "idle_s": 1.5,
+                }
+            ]
+        },
+    ),
 }  # fmt: skip
 
 
@@ -244,6 +259,7 @@ FORMS: dict[str, Call] = {
     "llm.generate.tokens.call": Call(1, "llm.generate", TOKENS),
     "llm.generate.messages.call": Call(1, "llm.generate", MESSAGES),
     "llm.generate.keep.call": Call(1, "llm.generate", {"prompt": "a", "keep": True}),
+    "llm.generate.session.call": Call(1, "llm.generate", MESSAGES | {"session": 3}),
     "llm.generate.around.call": Call(
         1, "llm.generate", {"prompt": "a", "json_schema": "{}", "json_around": ["<tool_call>", "</tool_call>"]}
     ),

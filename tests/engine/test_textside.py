@@ -190,6 +190,44 @@ def test_a_conversation_with_tools_is_laid_out_by_the_models_template(chatty: As
     assert chatty.side.facts.takes_tools
 
 
+def test_a_conversation_goes_on_with_the_tokens_that_are_known_of_it(chatty: Asker) -> None:
+    def of(messages: Any, known: Any = ()) -> list[int]:
+        return list(chatty.ask("chat", messages=messages, tools=None, thinking=None, known=list(known))["tokens"])
+
+    asked = of(HELLO)
+    said = list(chatty.ask("tokenize", text="to", with_special=False)) + [
+        token for char in " be" for token in chatty.ask("tokenize", text=char, with_special=False)
+    ]
+    assert said != chatty.ask("tokenize", text="to be", with_special=False)
+    messages = [*HELLO, {"role": "assistant", "content": "to be"}, {"role": "user", "content": "or not"}]
+    found = of(messages, asked + said)
+    assert found[: len(asked + said)] == asked + said
+    plain = of(messages)
+    assert plain[: len(asked) + 1] == found[: len(asked) + 1]
+    assert b"".join(chatty.ask("pieces", tokens=found)) == b"".join(chatty.ask("pieces", tokens=plain))
+    assert found[len(asked + said)] == 4  # the end of the answer
+    other = [*HELLO, {"role": "assistant", "content": "to see"}, {"role": "user", "content": "or not"}]
+    assert of(other, asked + said) == of(other)  # not how it begins
+    longer = [*HELLO, {"role": "assistant", "content": "to bees"}, {"role": "user", "content": "or not"}]
+    assert of(longer, asked + said) == of(longer)  # no control token stands there
+
+
+def test_an_answer_that_ends_within_a_character_is_known_as_well(chatty: Asker) -> None:
+    asked = chatty.ask("chat", messages=HELLO, tools=None, thinking=None)["tokens"]
+    cut = chatty.ask("tokenize", text="to \u4f60", with_special=False)[:-1]
+    text = b"".join(chatty.ask("pieces", tokens=cut)).decode(errors="replace")
+    assert text.endswith("\ufffd")
+    messages = [*HELLO, {"role": "assistant", "content": text}, {"role": "user", "content": "or not"}]
+    known = [*asked, *cut]
+    found = chatty.ask("chat", messages=messages, tools=None, thinking=None, known=known)["tokens"]
+    assert list(found[: len(known)]) == known
+
+
+def test_a_text_that_goes_on_has_no_opening_token(chatty: Asker) -> None:
+    opened = chatty.ask("tokenize", text="to be <|im_end|>", with_special=True)
+    assert [1, *chatty.ask("tokenize", text="to be <|im_end|>", with_special=True, goes_on=True)] == list(opened)
+
+
 def test_a_prompt_that_ends_inside_reasoning_says_so(chatty: Asker) -> None:
     assert [chatty.chat(HELLO, None, thinking)[1] for thinking in (None, True, False)] == [
         False,

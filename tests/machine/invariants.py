@@ -9,6 +9,7 @@ from collections import Counter
 
 from kernel.calls import CallTable
 from kernel.core import Kernel
+from kernel.cores import Core
 from kernel.ipc import mailbox
 from kernel.ipc.mailbox import Mail, Mailbox, PostOffice
 from kernel.limits import MAX_KEPT_CONTEXTS
@@ -30,23 +31,40 @@ def check(kernel: Kernel) -> None:
     assert {one.call.key for task in tasks for one in task.requests} == kernel.requests._by_call.keys()
     for core in kernel.cores:
         _check_kept(core.scheduler, living)
+        _check_segments(core, tasks)
     assert all(core.store.held_bytes <= core.store.limit_bytes for core in kernel.cores)
     _check_cores(kernel, tasks)
 
 
 def _check_kept(scheduler: Scheduler, living: set[int]) -> None:
-    kept = scheduler._parking.kept
-    known = [one for several in kept._by_task.values() for one in several]
-    assert kept._by_task.keys() <= living
-    assert all(len(several) <= MAX_KEPT_CONTEXTS for several in kept._by_task.values())
-    assert {id(one) for one in known if one.snapshot} == {id(one) for one in kept._held}
-    assert all(one.is_given_up or one in known for one in kept._coming.values())
+    kept = scheduler.kept
+    known = [one for several in kept._by_owner.values() for one in several]
+    assert all((one if isinstance(one, int) else one.task.pid) in living for one in kept._by_owner)
+    assert all(len(several) <= MAX_KEPT_CONTEXTS for several in kept._by_owner.values())
+    assert {one.kv for one in known if one.kv and one.kv.snapshot} == set(kept._held)
+    for kv in (*kept._held, *kept._coming.values()):
+        assert all(one.kv is kv for one in kv.contexts)
+        assert (kv.snapshot is None) == kv.is_coming == (kv not in kept._held)
+        assert kv.contexts or kv.is_coming
     leaving = set(scheduler._parking._leaving.values())
     if scheduler._flight is not None:
         leaving |= {request for request, _ in scheduler._flight.saves.values() if request.is_finished}
     assert kept._coming.keys() <= leaving, "a context is coming that nobody saves"
-    for one in kept._coming.values():
-        assert one.taker is None or (one.taker not in scheduler._runnable and not one.taker.is_finished)
+    for taker, context in (pair for kv in kept._coming.values() for pair in kv.takers):
+        assert taker not in scheduler._runnable
+        assert not taker.is_finished
+        assert context.kv in kept._coming.values()
+
+
+def _check_segments(core: Core, tasks: list[Task]) -> None:
+    """Every lent segment has as many users as it has shares."""
+    flight = core.scheduler._flight
+    users = Counter(flight.saves.keys() if flight is not None else ())
+    users.update(kv.snapshot.segment for kv in core.scheduler.kept._held for _ in kv.contexts)
+    users.update(
+        one.snapshot.segment for task in tasks for one in task.requests if one.snapshot and one.core == core.number
+    )
+    assert users == {segment: 1 + core.store._shares.get(segment, 0) for segment in core.store._lent}
 
 
 def _check_cores(kernel: Kernel, tasks: list[Task]) -> None:
@@ -72,8 +90,6 @@ def _check_cores(kernel: Kernel, tasks: list[Task]) -> None:
 
 
 def _check_contexts(slots_of: dict[int, list[Request | None]], tasks: list[Task]) -> None:
-    lent = [one.snapshot.segment for task in tasks for one in task.requests if one.snapshot]
-    assert len(lent) == len(set(lent)), "one segment in two snapshots"
     for core, slots in slots_of.items():
         for slot, request in enumerate(slots):
             assert request is None or (request.slot == slot and not request.is_finished)

@@ -66,6 +66,11 @@ def answers() -> dict[str, dict]:
         "sched.hint": peer.call("sched.hint", remaining_tokens=1),
         "sched.stat": peer.call("sched.stat"),
         "sys.pressure": peer.call("sys.pressure"),
+        "ctx.open": peer.call("ctx.open"),
+        "ctx.fork": peer.call("ctx.fork", session=1),
+        "ctx.list": peer.call("ctx.list"),
+        "ctx.commit": peer.call("ctx.commit", session=2),
+        "ctx.close": peer.call("ctx.close", session=1),
         "group.create": operator.call("group.create", path="/a"),
         "group.setattr": operator.call("group.setattr", path="/a", attr={}),
         "group.attach": operator.call("group.attach", path="/a", pid=peer.pid),
@@ -99,10 +104,11 @@ def test_an_answer_has_every_field_that_its_frozen_one_has(path):
 
 
 def test_every_field_of_an_answer_is_documented():
+    lists = {"proc.ps": "tasks", "llm.models": "models", "ctx.list": "sessions"}
     missing = {
         f"{form}: {key}"
         for form, body in ANSWERS.items()
-        for key in {"proc.ps": body.get("tasks"), "llm.models": body.get("models")}.get(form, [body])[0]
+        for key in (body[lists[form]][0] if form in lists else body)
         if form not in ("sched.setattr", "group.create", "group.setattr")
         and key not in (CALLS[".".join(form.split(".")[:2])].__doc__ or "")
     }

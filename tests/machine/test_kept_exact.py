@@ -106,7 +106,7 @@ def test_without_keep_a_prompt_leaves_nothing():
     call = peer.call("llm.generate", tokens=prompt(1, 100), max_tokens=3)
     machine.run()
     assert peer.reply(call)
-    assert not machine.scheduler._parking.kept._by_task
+    assert not machine.scheduler._parking.kept._by_owner
 
 
 def test_no_more_contexts_of_a_task_are_known_than_the_limit():
@@ -114,7 +114,7 @@ def test_no_more_contexts_of_a_task_are_known_than_the_limit():
     peer = machine.agent()
     for seed in range(MAX_KEPT_CONTEXTS + 3):
         answer(machine, peer, [seed % 256] * 40 + prompt(seed, 40), 1)
-    (several,) = machine.scheduler._parking.kept._by_task.values()
+    (several,) = machine.scheduler._parking.kept._by_owner.values()
     assert len(several) == MAX_KEPT_CONTEXTS
 
 
@@ -200,6 +200,6 @@ def test_cancelling_anywhere_leaves_nothing_behind(turns, slots, room):
     machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2, policy="mlfq")
     talk_through(turns, machine, lambda *_: None)
     machine.run()
-    for pid in list(machine.scheduler._parking.kept._by_task):
+    for pid in list(machine.scheduler._parking.kept._by_owner):
         machine.ends(pid)
     assert machine.store.lent_bytes == 0

@@ -19,6 +19,7 @@ from kernel.abi.calls import (
 )
 from kernel.abi.codec import PROTOCOL_VERSION
 from kernel.abi.errors import Errno
+from kernel.context import sessions
 from kernel.events import ProcessSample, ShutdownAsked
 from kernel.limits import (
     MAX_MAILS,
@@ -1267,6 +1268,196 @@ def pressure_can_be_asked_for(machine):
     call = peer.call("sys.pressure")
     assert peer.reply(call)["models"][0]["slots"]["some"]["avg10"] == 0.0
     return peer, call
+
+
+# -- ctx --------------------------------------------------------------------------------------
+
+TURN = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 100, "ignore_end": True}
+
+
+def with_session(machine, **body):
+    peer = machine.agent()
+    return peer, peer.ask("ctx.open", **body)["session"]
+
+
+@case("ctx.open")
+def an_agent_opens_a_session(machine):
+    peer = machine.agent()
+    return peer, peer.call("ctx.open")
+
+
+@case("ctx.open", "ENOENT")
+def a_session_with_no_such_model_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("ctx.open", model="nobody")
+
+
+@case("ctx.open", "EINVAL")
+def a_session_with_a_model_for_embeddings_is_refused(machine):
+    peer = Machine.of_three().agent()
+    return peer, peer.call("ctx.open", model="embed")
+
+
+@case("ctx.open", "EIO")
+def a_session_with_a_model_that_cannot_be_loaded_is_refused(machine):
+    peer = one_failed().agent()
+    return peer, peer.call("ctx.open", model="other")
+
+
+@case("ctx.open", "EPERM")
+def an_operator_has_no_sessions(machine):
+    peer = machine.operator()
+    return peer, peer.call("ctx.open")
+
+
+@case("ctx.open", "EAGAIN")
+def one_session_too_many_is_refused(machine):
+    peer, _ = with_session(machine)
+    with at_most(sessions, "MAX_SESSIONS", 1):
+        return peer, peer.call("ctx.open")
+
+
+@case("ctx.close")
+def a_session_is_closed(machine):
+    peer, session = with_session(machine)
+    return peer, peer.call("ctx.close", session=session)
+
+
+@case("ctx.close", "ENOENT")
+def a_closed_session_cannot_be_closed(machine):
+    peer, session = with_session(machine)
+    peer.ask("ctx.close", session=session)
+    return peer, peer.call("ctx.close", session=session)
+
+
+@case("ctx.close", "EPERM")
+def an_operator_closes_no_session(machine):
+    _, session = with_session(machine)
+    peer = machine.operator()
+    return peer, peer.call("ctx.close", session=session)
+
+
+@case("ctx.fork")
+def a_session_is_forked_before_its_first_turn(machine):
+    peer, session = with_session(machine)
+    return peer, peer.call("ctx.fork", session=session, count=3)
+
+
+@case("ctx.fork", "ENOENT")
+def there_is_no_session_to_fork(machine):
+    peer = machine.agent()
+    return peer, peer.call("ctx.fork", session=7)
+
+
+@case("ctx.fork", "EPERM")
+def an_operator_forks_no_session(machine):
+    peer = machine.operator()
+    return peer, peer.call("ctx.fork", session=7)
+
+
+@case("ctx.fork", "EBUSY")
+def a_session_with_a_turn_under_way_is_not_forked(machine):
+    peer, session = with_session(machine)
+    peer.call("llm.generate", session=session, **TURN)
+    return peer, peer.call("ctx.fork", session=session)
+
+
+@case("ctx.fork", "EAGAIN")
+def forks_beyond_the_limit_of_sessions_are_refused(machine):
+    peer, session = with_session(machine)
+    with at_most(sessions, "MAX_SESSIONS", 3):
+        return peer, peer.call("ctx.fork", session=session, count=3)
+
+
+@case("ctx.fork", "ENOMEM")
+def forks_whose_messages_come_to_too_much_are_refused(machine):
+    peer, session = with_session(machine)
+    peer.call("llm.generate", session=session, **TURN)
+    machine.run()
+    with at_most(sessions, "MAX_SESSION_BYTES", 500):
+        return peer, peer.call("ctx.fork", session=session, count=8)
+
+
+@case("ctx.commit")
+def a_fork_takes_its_parents_place(machine):
+    peer, session = with_session(machine)
+    (child,) = peer.ask("ctx.fork", session=session)["sessions"]
+    return peer, peer.call("ctx.commit", session=child)
+
+
+@case("ctx.commit", "EINVAL")
+def what_is_no_fork_cannot_be_committed(machine):
+    peer, session = with_session(machine)
+    return peer, peer.call("ctx.commit", session=session)
+
+
+@case("ctx.commit", "EINVAL")
+def a_fork_whose_parent_is_closed_cannot_be_committed(machine):
+    peer, session = with_session(machine)
+    (child,) = peer.ask("ctx.fork", session=session)["sessions"]
+    peer.ask("ctx.close", session=session)
+    return peer, peer.call("ctx.commit", session=child)
+
+
+@case("ctx.commit", "EBUSY")
+def a_fork_whose_parent_has_a_turn_under_way_cannot_be_committed(machine):
+    peer, session = with_session(machine)
+    (child,) = peer.ask("ctx.fork", session=session)["sessions"]
+    peer.call("llm.generate", session=session, **TURN)
+    return peer, peer.call("ctx.commit", session=child)
+
+
+@case("ctx.commit", "ENOENT")
+def there_is_no_session_to_commit(machine):
+    peer = machine.agent()
+    return peer, peer.call("ctx.commit", session=7)
+
+
+@case("ctx.commit", "EPERM")
+def an_operator_commits_no_session(machine):
+    peer = machine.operator()
+    return peer, peer.call("ctx.commit", session=7)
+
+
+@case("ctx.list")
+def an_agent_lists_its_sessions(machine):
+    peer, session = with_session(machine)
+    call = peer.call("ctx.list")
+    assert [one["session"] for one in peer.reply(call)["sessions"]] == [session]
+    return peer, call
+
+
+@case("ctx.list", "ESRCH")
+def sessions_of_no_such_task_cannot_be_listed(machine):
+    peer = machine.operator()
+    return peer, peer.call("ctx.list", pid=99_999)
+
+
+@case("ctx.list", "EPERM")
+def anothers_sessions_are_not_shown(machine):
+    other, _ = with_session(machine)
+    peer = machine.agent()
+    return peer, peer.call("ctx.list", pid=other.pid)
+
+
+@case("llm.generate", "ENOENT")
+def a_turn_of_no_such_session_is_refused(machine):
+    peer = machine.agent()
+    return peer, peer.call("llm.generate", session=7, **TURN)
+
+
+@case("llm.generate", "EBUSY")
+def two_turns_of_a_session_at_once_are_refused(machine):
+    peer, session = with_session(machine)
+    peer.call("llm.generate", session=session, **TURN)
+    return peer, peer.call("llm.generate", session=session, **TURN)
+
+
+@case("llm.generate", "ENOMEM")
+def too_many_bytes_of_messages_are_refused(machine):
+    peer, session = with_session(machine)
+    with at_most(sessions, "MAX_SESSION_BYTES", 20):
+        return peer, peer.call("llm.generate", session=session, **TURN)
 
 
 # -- groups -----------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from agentix import (
     aio,
     aio_llm,
     aio_sched,
+    aio_session,
     errors,
     llm,
     memory,
     sched,
+    session,
 )
 from kernel.abi import codec
 from kernel.abi.errors import Errno
@@ -32,6 +34,7 @@ TWINS = [
     (agent.Task, aio.AsyncTask),
     (sched.Sched, aio_sched.AsyncSched),
     (sched.Groups, aio_sched.AsyncGroups),
+    (session.Session, aio_session.AsyncSession),
     (agent.Child, aio.AsyncChild),
     (llm.Llm, aio_llm.AsyncLlm),
     (llm.Pending, aio_llm.AsyncPending),

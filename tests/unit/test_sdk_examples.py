@@ -1,5 +1,6 @@
 """The example agents against a scripted kernel: that they run, what they report, and how they misbehave."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -72,6 +73,47 @@ def test_react_acts_with_a_tool_and_reads_the_observation_in_the_next_turn(kerne
     status, out, _ = finish(start(kernel, "react.py", 1, 2))
     assert (status, own_report(out)["turns"]) == (0, 2)
     assert "Action: count\nObservation: that was 4 words\n" in generated(kernel)[1]["prompt"]
+
+
+def likely(call):
+    """An answer whose likelihood follows from its seed."""
+    seed = call.body["seed"]
+    logprobs = [{"token": 5, "logprob": -((seed * 7) % 5 + 1.0), "top": []}]
+    call.reply(reply_of(f"seed {seed}") | {"chat_format": "hermes", "logprobs": logprobs})
+
+
+@pytest.fixture
+def forking(kernel):
+    numbers = itertools.count(2)
+    kernel.on |= {
+        "llm.generate": likely,
+        "ctx.open": lambda call: call.reply({"session": 1}),
+        "ctx.fork": lambda call: call.reply({"sessions": [next(numbers) for _ in range(call.body["count"])]}),
+        "ctx.commit": lambda call: call.reply({"session": 1}),
+        "ctx.close": lambda call: call.reply({}),
+    }
+    return kernel
+
+
+def test_best_of_goes_on_with_the_likeliest_of_its_forks(forking):
+    status, out, err = finish(start(forking, "best_of.py", 1, 2, 9, 3))
+    assert (status, own_report(out)["turns"]) == (0, 3), err
+    bodies = generated(forking)
+    for begin in (1, 4):
+        tried = bodies[begin : begin + 3]
+        best = min(tried, key=lambda body: (body["seed"] * 7) % 5)
+        committed = [call.body["session"] for call in forking.seen if call.method == "ctx.commit"]
+        assert committed[begin // 4] == best["session"]
+        assert f"seed {best['seed']}" in out
+
+
+def test_tree_search_closes_what_it_does_not_follow_and_keeps_its_width(forking):
+    status, out, err = finish(start(forking, "tree_search.py", 1, 3, 9, 2))
+    assert (status, own_report(out)["turns"]) == (0, 4), err
+    assert "best of 2" in out
+    assert out.count("best of 4") == 2
+    closed = [call.body["session"] for call in forking.seen if call.method == "ctx.close"]
+    assert len(closed) == len(set(closed)) == 0 + 2 + 2 + 1  # the last is the conversation itself
 
 
 def test_equal_texts_have_equal_digests_and_other_texts_others(kernel):

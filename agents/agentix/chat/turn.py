@@ -57,9 +57,15 @@ class ChatReply:
 class Turn:
     """Made from what the caller gives, turned into a call, fed with its answer."""
 
-    def __init__(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> None:
-        """Take messages, and options as in choice.Chatting. Raises InvalidValue."""
+    def __init__(
+        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], told: int = 0
+    ) -> None:
+        """Take messages, of which the kernel knows the first `told`, and options as in choice.Chatting.
+
+        Raises InvalidValue.
+        """
         self._messages = normalise(messages)
+        self._told = told
         self._options = dict(options)
         tools = tool_list(self._options.pop("tools", None) or ())
         self._tools, self._forced = choose(tools, self._options.pop("tool_choice", None))
@@ -92,7 +98,7 @@ class Turn:
 
     def call(self, stream: bool) -> Call:
         options = self._options | ({"tools": json.dumps(self._tools)} if self._tools else {})
-        return calls.generate(self._messages, options, stream)
+        return calls.generate(self._messages[self._told :], options, stream)
 
     def feed(self, chunk: Mapping[str, Any]) -> list[Delta]:
         """Take a chunk of a stream. The first one says how to read it."""

@@ -144,6 +144,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_scheduling(add)
 
+    action = add_actions(add("ctx", "", "show the sessions that agents have open"), "ctx")
+    command = action("ls", "list sessions, and where their contexts are")
+    command.add_argument("pid", type=int, nargs="?", default=0, metavar="PID", help="of one agent; all if left out")
+    command.add_argument("--json", action="store_true")
+
     command = add("info", "system:info", "print the kernel's settings and counters")
     command.add_argument("--json", action="store_true")
 
@@ -206,16 +211,7 @@ def add_scheduling(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("pressure", "sched:pressure", "show how much of the time agents waited for a model")
     command.add_argument("--json", action="store_true")
 
-    group = add("group", "", "list, make, change and remove scheduling groups")
-    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def add_action(name: str, text: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        kept = argparse.SUPPRESS  # what was given before the action stays
-        action.add_argument("--kernel", metavar="NAME", default=kept, help="which kernel; main if left out")
-        action.set_defaults(function=f"groups:{name}")
-        return action
-
+    add_action = add_actions(add("group", "", "list, make, change and remove scheduling groups"), "groups")
     action = add_action("ls", "list the groups and what they have used")
     action.add_argument("--json", action="store_true")
     for name, text in (("create", "make a group"), ("set", "change a group")):
@@ -226,6 +222,20 @@ def add_scheduling(add: Callable[..., argparse.ArgumentParser]) -> None:
     action.add_argument("path", metavar="PATH")
     action.add_argument("pid", type=int, metavar="PID")
     add_action("rm", "remove a group that is empty").add_argument("path", metavar="PATH")
+
+
+def add_actions(command: argparse.ArgumentParser, module: str) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Return what adds an action to a command; its function has its name, in the command's module."""
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add_action(name: str, text: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        kept = argparse.SUPPRESS  # what was given before the action stays
+        action.add_argument("--kernel", metavar="NAME", default=kept, help="which kernel; main if left out")
+        action.set_defaults(function=f"{module}:{name}")
+        return action
+
+    return add_action
 
 
 if __name__ == "__main__":

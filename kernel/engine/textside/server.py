@@ -118,7 +118,7 @@ class Server:
         """Answer a question, in a child; see effects.AskCore. Raises EngineError."""
         vocabulary = self._vocabulary
         if what == "tokenize":
-            return vocabulary.tokenize(value["text"], value["with_special"])
+            return vocabulary.tokenize(value["text"], value["with_special"], value.get("goes_on", False))
         if what == "detokenize":
             return vocabulary.detokenize(value["tokens"])
         if what == "pieces":
@@ -127,7 +127,7 @@ class Server:
             text, opens = self._templates.render(
                 value["messages"], value["tools"], value["thinking"]
             )
-            return {"tokens": vocabulary.tokenize_chat(text), "opens_reasoning": opens}
+            return {"tokens": vocabulary.tokenize_chat(text, value.get("known", ())), "opens_reasoning": opens}
         if what == "constraint" and self._lexicon is not None:
             constraint = Constraint(value["kind"], value["text"])
             return tokens_needed(

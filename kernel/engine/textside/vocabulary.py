@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 
 import llama_cpp
 
@@ -47,16 +48,41 @@ class Vocabulary:
         self._adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
         self.templates = self._read_templates()
 
-    def tokenize(self, text: str, with_special: bool) -> list[int]:
-        """Return token ids; with_special adds the model's own opening token and reads control tokens."""
-        return self._tokenize(text, with_special, with_special)
+    def tokenize(self, text: str, with_special: bool, goes_on: bool = False) -> list[int]:
+        """Return token ids; with_special adds the model's own opening token and reads control tokens.
 
-    def tokenize_chat(self, text: str) -> list[int]:
-        """Return the tokens of a rendered conversation, which may open with the model's opening token or not."""
+        goes_on: other tokens stand before these, so that none opens them.
+        """
+        return self._tokenize(text, with_special and not goes_on, with_special)
+
+    def tokenize_chat(self, text: str, known: Sequence[int] = ()) -> list[int]:
+        """Return the tokens of a rendered conversation, which may open with the model's opening token or not.
+
+        known: tokens that it begins with, if they give its first characters and end where a control token stands: an
+        answer need not be cut into tokens as the tokenizer cuts its text.
+        """
+        rest = self._after(text, list(known)) if known else None
+        if rest is not None:
+            return [*known, *rest]
         tokens = self._tokenize(text, False, True)
         if self._adds_bos and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
         return tokens
+
+    def _after(self, text: str, known: list[int]) -> list[int] | None:
+        """Return the tokens of what comes after known ones, or None where they are not how the text begins.
+
+        Bytes that are no characters are compared as texts show them.
+        """
+        opening = self.name(self.bos)
+        if known[0] == self.bos and not text.startswith(opening):
+            text = opening + text
+        said = b"".join(self.controls.get(token) or self.pieces[token] for token in known).decode(errors="replace")
+        if not text.startswith(said):
+            return None
+        rest = self._tokenize(text[len(said) :], False, True)
+        is_border = known[-1] in self.controls or not rest or rest[0] in self.controls
+        return rest if is_border else None
 
     def detokenize(self, tokens: list[int]) -> bytes:
         """Return the text of tokens, control tokens left out. Raises EngineError for one that there is not."""

@@ -1,0 +1,60 @@
+"""The calls of ctx.*: see calls.py, whose part this is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernel.abi.schema import MAX_NAME_CHARS, bounded
+
+MAX_SESSION = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxOpen:
+    """Open a session: a conversation whose context is kept from call to call. Answers {session}.
+
+    llm.generate with `session` adds to it. `model` is a name of llm.models; the first that generates, if left out. It
+    ends with ctx.close or with its task. ENOENT: no such model; EINVAL: it does not generate; EPERM: an operator has
+    none; EAGAIN: too many sessions of the task; EIO: the model cannot be loaded."""
+
+    model: str = bounded(0, MAX_NAME_CHARS, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxClose:
+    """Close a session of the caller's; a turn of it under way is cancelled. Answers {}. ENOENT; EPERM: an operator."""
+
+    session: int = bounded(1, MAX_SESSION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxFork:
+    """Make sessions that go on from where one of the caller's is, sharing what is saved of its KV.
+
+    Answers {sessions: [number]}. EBUSY: a turn of it is under way; EAGAIN: too many sessions; ENOMEM: their messages
+    come to too many bytes; ENOENT, EPERM."""
+
+    session: int = bounded(1, MAX_SESSION)
+    count: int = bounded(1, 1024, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxCommit:
+    """Make the session that a fork came from what the fork has become, and close the fork. Answers {session}: the
+    number of that.
+
+    EINVAL: it is no fork, or its parent is closed or has gone on by turns of its own; EBUSY: a turn of either is under
+    way; ENOENT, EPERM."""
+
+    session: int = bounded(1, MAX_SESSION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxList:
+    """Answer {sessions: [{session, pid, model, turns, messages, tokens, where, kv_bytes, idle_s}]}, oldest first: an
+    agent's own, or for an operator those of the task `pid`, 0 of all.
+
+    tokens: of its context as the last turn left it; where: "slot" while a turn runs, "memory" when its KV is saved
+    there, "none" when a turn has to compute all of it again; kv_bytes: of what is saved. ESRCH, EPERM: another's."""
+
+    pid: int = bounded(0, 1 << 31, 0)

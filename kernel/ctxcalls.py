@@ -1,0 +1,89 @@
+"""The handlers of ctx.*.
+
+Who calls it: dispatch.py's table. What must hold: who is refused has changed nothing; what was kept for a session goes
+with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kernel.abi import ctxcalls as abi
+from kernel.abi.errors import Errno, KernelError
+from kernel.context.sessions import Session
+from kernel.objects import Call, Task
+
+if TYPE_CHECKING:
+    from kernel.core import Kernel
+
+
+def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict[str, Any]:
+    task = _needs_task(call)
+    core = kernel.cores.find(call.method, options.model, embedding=False)
+    return {"session": kernel.requests.sessions.open(task, core.number, core.model.name, now_ns).number}
+
+
+def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dict[str, Any]:
+    session = kernel.requests.sessions.find(call.method, _needs_task(call), options.session)
+    if session.turn is not None:
+        text = f"llm.generate: session {session.number} was closed"
+        kernel.requests.end(session.turn, KernelError(Errno.EINTR, text), now_ns)
+    kernel.requests.sessions.close(session)
+    kernel.cores[session.core].scheduler.kept.forget(session)
+    return {}
+
+
+def fork(kernel: Kernel, call: Call, options: abi.CtxFork, now_ns: int) -> dict[str, Any]:
+    sessions = kernel.requests.sessions
+    session = sessions.find(call.method, _needs_task(call), options.session)
+    children = sessions.fork(session, options.count, now_ns)
+    kept = kernel.cores[session.core].scheduler.kept
+    for child in children:
+        kept.fork(session, child)
+    return {"sessions": [child.number for child in children]}
+
+
+def commit(kernel: Kernel, call: Call, options: abi.CtxCommit, now_ns: int) -> dict[str, Any]:
+    sessions = kernel.requests.sessions
+    child = sessions.find(call.method, _needs_task(call), options.session)
+    parent = sessions.commit(child, now_ns)
+    kernel.cores[child.core].scheduler.kept.move(child, parent)
+    return {"session": parent.number}
+
+
+def list_(kernel: Kernel, call: Call, options: abi.CtxList, now_ns: int) -> dict[str, Any]:
+    own = call.task.pid if call.task else 0
+    pid = options.pid or own
+    if pid:
+        kernel.table.find(pid, call.method)
+    if own and pid != own:
+        raise KernelError(Errno.EPERM, f"{call.method}: task {own} may not see the sessions of task {pid}")
+    return {"sessions": [_describe(kernel, session, now_ns) for session in kernel.requests.sessions.of(pid)]}
+
+
+def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
+    kv_bytes = kernel.cores[session.core].scheduler.kept.bytes_of(session)
+    turn = session.turn
+    if turn is not None and turn.snapshot is not None:
+        kv_bytes += turn.snapshot.size_bytes
+    where = "memory" if kv_bytes else "none"
+    return {
+        "session": session.number,
+        "pid": session.task.pid,
+        "model": session.model,
+        "turns": session.turns,
+        "messages": len(session.messages or ()),
+        "tokens": len(session.tokens),
+        "where": "slot" if turn is not None and turn.slot is not None else where,
+        "kv_bytes": kv_bytes,
+        "idle_s": (now_ns - session.used_ns) / 1e9 if turn is None else 0.0,
+    }
+
+
+def _needs_task(call: Call) -> Task:
+    if call.task is None:
+        raise KernelError(Errno.EPERM, f"{call.method}: an operator has no sessions: run a script")
+    return call.task
+
+
+HANDLERS = {"ctx.open": open_, "ctx.close": close, "ctx.fork": fork, "ctx.commit": commit, "ctx.list": list_}

@@ -1,0 +1,41 @@
+"""`agentix ctx` against a scripted kernel."""
+
+import json
+
+import pytest
+from test_cli_commands import answer, kernel, script  # noqa: F401
+
+from agentix.cli.__main__ import main
+from agentix.cli.exits import Exit
+from kernel.abi.errors import Errno
+
+SESSION = {
+    "session": 3, "pid": 77, "model": "chat", "turns": 2, "messages": 5, "tokens": 412, "where": "memory",
+    "kv_bytes": 9 << 20, "idle_s": 75.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def answering(kernel):  # noqa: F811
+    kernel.on["ctx.list"] = answer({"sessions": [SESSION]})
+    return kernel
+
+
+def test_sessions_are_listed_with_where_their_contexts_are(answering, capsys):
+    assert main(["ctx", "ls"]) == Exit.OK
+    assert answering.seen[-1].body == {"pid": 0}
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WHERE", "KV", "IDLE"]
+    assert line.split() == ["3", "77", "chat", "2", "5", "412", "memory", "9.0", "MiB", "1:15"]
+
+
+def test_those_of_one_agent_are_asked_for_by_its_pid_and_machines_read_them_as_json(answering, capsys):
+    assert main(["ctx", "ls", "77", "--json"]) == Exit.OK
+    assert answering.seen[-1].body == {"pid": 77}
+    assert json.loads(capsys.readouterr().out) == [SESSION]
+
+
+def test_a_pid_that_there_is_not_is_said_in_one_line(kernel, capsys):  # noqa: F811
+    kernel.on["ctx.list"] = lambda call: call.fail(Errno.ESRCH, "ctx.list: no task 5")
+    assert main(["ctx", "ls", "5"]) != Exit.OK
+    assert capsys.readouterr().err == "agentix ctx: ctx.list: no task 5\n"
