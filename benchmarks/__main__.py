@@ -24,6 +24,7 @@ BARS = (  # the quick ones first
     "json_schema",
     "batch_geometry",
     "context_switch",
+    "sessions",
     "long_window",
     "syscall",
     "nullcall",
