@@ -48,6 +48,7 @@ def mixed(bench: Bench, seeds: int, seconds: float) -> list[Row]:
     """4 who talk and 12 batch agents, against each of the two alone."""
     alone: dict[str, list[float]] = {"ttft": [], "gap": [], "tokens": []}
     beside: dict[str, list[float]] = {"ttft": [], "gap": [], "tokens": []}
+    talking: list[float] = []
     turns = 0
     for seed in range(1, seeds + 1):
         rng = np.random.default_rng([seed, 3])
@@ -64,6 +65,8 @@ def mixed(bench: Bench, seeds: int, seconds: float) -> list[Row]:
                 kept["ttft"].append(percentile(ttft_s(asked), 0.95))
                 kept["gap"].append(percentile([one["worst_gap_ns"] / 1e9 for one in asked], 0.95))
                 turns += len(asked) * (name == "both")
+            if name == "both":
+                talking.append(_talking_part(played))
             if name != "talk":
                 kept["tokens"].append(tokens_within(played, 2.0, seconds, "batch") / (seconds - 2.0))
     ttft, gap, tokens = (ratio(beside[name], alone[name]) for name in ("ttft", "gap", "tokens"))
@@ -73,8 +76,15 @@ def mixed(bench: Bench, seeds: int, seconds: float) -> list[Row]:
         only("P95 of a turn's worst gap alone, beside batch", f"{_ms(alone['gap'])}, {_ms(beside['gap'])}"),
         must("P95 TTFT, times alone", ttft.ends(), f"<= {TALK_BAR}", ttft.at_most <= TALK_BAR),
         must("P95 worst gap, times alone", gap.ends(), f"<= {TALK_BAR}", gap.at_most <= TALK_BAR),
+        only("talk's part of the core time beside batch", interval(talking).ends()),
         must("batch's tokens, times alone", tokens.ends(), f">= {BATCH_BAR}", tokens.at_least >= BATCH_BAR),
     ]
+
+
+def _talking_part(played: Played) -> float:
+    """Return those who talk's part of all core time that was charged."""
+    had = [(job.kind, record["stat"]["attained_s"]) for job, record in zip(played.load.jobs, played.jobs, strict=True)]
+    return sum(core_s for kind, core_s in had if kind == "interactive") / sum(core_s for _, core_s in had)
 
 
 def _ms(seconds: Sequence[float]) -> str:
