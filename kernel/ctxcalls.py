@@ -6,11 +6,13 @@ with it.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kernel.abi import ctxcalls as abi
 from kernel.abi.errors import Errno, KernelError
 from kernel.context.sessions import Session
+from kernel.limits import MAX_LISTED_SESSIONS
 from kernel.objects import Call, Task
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def list_(kernel: Kernel, call: Call, options: abi.CtxList, now_ns: int) -> dict
         kernel.table.find(pid, call.method)
     if own and pid != own:
         raise KernelError(Errno.EPERM, f"{call.method}: task {own} may not see the sessions of task {pid}")
-    return {"sessions": [_describe(kernel, session, now_ns) for session in kernel.requests.sessions.of(pid)]}
+    found = list(islice(kernel.requests.sessions.of(pid, options.after), MAX_LISTED_SESSIONS + 1))
+    listed = [_describe(kernel, session, now_ns) for session in found[:MAX_LISTED_SESSIONS]]
+    return {"sessions": listed, "more": len(found) > len(listed)}
 
 
 def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ MAX_FAILED_STARTS = 3  # of an LLM core in a row; its model is given up
 MAX_KEPT_CONTEXTS = 64  # of requests that ended, of one task; the least lately used is forgotten
 MAX_KEPT_TOKENS = 262144  # of all these, of one task; the same
 MAX_SESSIONS = 1024  # open sessions of one task; ctx.open answers EAGAIN
+MAX_LISTED_SESSIONS = 2048  # in one answer of ctx.list; the rest is asked for
 MAX_SESSION_BYTES = 16 << 20  # messages of all sessions of one task; ENOMEM
 MAX_SESSION_CONTEXTS = 2  # of one session, after turns that were cancelled; the least lately used is forgotten
 MAX_PIECES = 2048  # tokens that one llm.detokenize tells the pieces of; EINVAL

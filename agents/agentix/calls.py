@@ -348,8 +348,8 @@ def ctx_commit(session: int) -> Call:
     return Call("ctx.commit", {"session": session}, nothing)
 
 
-def ctx_list(pid: int = 0) -> Call:
-    return Call("ctx.list", {"pid": pid}, lambda answer: list(answer["sessions"]))
+def ctx_list(pid: int, after: int) -> Call:
+    return Call("ctx.list", {"pid": pid, "after": after}, _same)
 
 
 def log(text: str) -> Call:

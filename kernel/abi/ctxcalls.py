@@ -51,10 +51,13 @@ class CtxCommit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CtxList:
-    """Answer {sessions: [{session, pid, model, turns, messages, tokens, where, kv_bytes, idle_s}]}, oldest first: an
-    agent's own, or for an operator those of the task `pid`, 0 of all.
+    """Answer {sessions: [{session, pid, model, turns, messages, tokens, where, kv_bytes, idle_s}], more}, oldest first:
+    an agent's own, or for an operator those of the task `pid`, 0 of all.
+
+    At most 2,048 with numbers above `after`; `more`: there are others after the last of these.
 
     tokens: of its context as the last turn left it; where: "slot" while a turn runs, "memory" when its KV is saved
     there, "none" when a turn has to compute all of it again; kv_bytes: of what is saved. ESRCH, EPERM: another's."""
 
     pid: int = bounded(0, 1 << 31, 0)
+    after: int = bounded(0, MAX_SESSION, 0)

@@ -105,10 +105,11 @@ class Sessions:
         if not own:
             del self._by_task[session.task.pid]
 
-    def of(self, pid: int) -> Iterator[Session]:
-        """Those of a task; of all for 0."""
-        owners = [self._by_task.get(pid, {})] if pid else list(self._by_task.values())
-        return iter(sorted((one for own in owners for one in own.values()), key=lambda one: one.number))
+    def of(self, pid: int, after: int = 0) -> Iterator[Session]:
+        """Those of a task with higher numbers, in their order; of all for 0."""
+        owners = [self._by_task.get(pid, {})] if pid else self._by_task.values()
+        found = [one for own in owners for number, one in own.items() if number > after]
+        return iter(sorted(found, key=lambda one: one.number))
 
     # -- turns --------------------------------------------------------------------------------
 

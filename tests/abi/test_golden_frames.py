@@ -215,9 +215,9 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ctx.fork": ({"session": 3, "count": 2}, {"sessions": [4, 5]}),
     "ctx.commit": ({"session": 4}, {"session": 3}),
     "ctx.list": (
-        {"pid": 101},
+        {"pid": 101, "after": 2},
         {
-            "sessions": [
+            "more": False, "sessions": [
                 {
                     "session": 3, "pid": 101, "model": "chat", "turns": 2, "messages": 3, "tokens": 97,
                     "where": "memory", "kv_bytes": 65536, "idle_s": 1.5,

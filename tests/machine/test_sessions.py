@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine import MODELS, Machine, Peer, at_most
 
+from kernel import ctxcalls
 from kernel.abi.errors import Errno
 from kernel.context import sessions
 from kernel.engine.base import CHUNK_TOKENS
@@ -173,7 +174,7 @@ def test_a_closed_session_gives_its_memory_back_and_ends_its_turn():
     machine.run()
     assert peer.error(call) == "EINTR"
     assert machine.store.lent_bytes == 0
-    assert peer.ask("ctx.list") == {"sessions": []}
+    assert peer.ask("ctx.list")["sessions"] == []
 
 
 def test_sessions_end_with_their_task():
@@ -184,7 +185,7 @@ def test_sessions_end_with_their_task():
     machine.ends(peer.pid)
     machine.run()
     assert machine.store.lent_bytes == 0
-    assert machine.operator().ask("ctx.list") == {"sessions": []}
+    assert machine.operator().ask("ctx.list")["sessions"] == []
 
 
 def test_nobody_speaks_in_anothers_session():
@@ -277,6 +278,20 @@ def test_an_operator_sees_where_every_context_is():
     say(peer, session, user("two"))
     machine.step()
     assert operator.ask("ctx.list")["sessions"][0]["where"] == "slot"
+
+
+def test_sessions_are_listed_some_at_a_time():
+    machine = Machine()
+    peer, first = opened(machine)
+    numbers = [first, *peer.ask("ctx.fork", session=first, count=4)["sessions"]]
+    found, after = [], 0
+    with at_most(ctxcalls, "MAX_LISTED_SESSIONS", 2):
+        while after is not None:
+            answer = peer.ask("ctx.list", after=after)
+            assert len(answer["sessions"]) <= 2
+            found += [row["session"] for row in answer["sessions"]]
+            after = found[-1] if answer["more"] else None
+    assert found == numbers
 
 
 # -- forks ----------------------------------------------------------------------------------------
@@ -378,7 +393,7 @@ steps = st.lists(
 @given(steps=steps, slots=st.integers(1, 3), room=st.sampled_from([0, 1 << 14, 1 << 24]))
 def test_whatever_is_done_with_sessions_an_answer_follows_from_what_was_said_before_it(steps, slots, room):
     """Each session is told twice: amid everything, and alone on a machine where nothing ever goes wrong."""
-    machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2)
+    machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2, window_tokens=2048)
     peer, first = opened(machine)
     said: dict[int, list[str]] = {first: []}  # by session: what was said to it in turns that ended well
     answers: dict[tuple[str, ...], list[int]] = {}
@@ -416,7 +431,7 @@ def test_whatever_is_done_with_sessions_an_answer_follows_from_what_was_said_bef
             machine.run()
     machine.run()
     for texts, tokens in answers.items():
-        alone = Machine()
+        alone = Machine(window_tokens=2048)
         other, twin = opened(alone)
         for text in texts:
             found = turn(alone, other, twin, user(text))["tokens"]

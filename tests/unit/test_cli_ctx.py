@@ -17,13 +17,13 @@ SESSION = {
 
 @pytest.fixture
 def answering(kernel):  # noqa: F811
-    kernel.on["ctx.list"] = answer({"sessions": [SESSION]})
+    kernel.on["ctx.list"] = answer({"sessions": [SESSION], "more": False})
     return kernel
 
 
 def test_sessions_are_listed_with_where_their_contexts_are(answering, capsys):
     assert main(["ctx", "ls"]) == Exit.OK
-    assert answering.seen[-1].body == {"pid": 0}
+    assert answering.seen[-1].body == {"pid": 0, "after": 0}
     heading, line = capsys.readouterr().out.splitlines()
     assert heading.split() == ["SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WHERE", "KV", "IDLE"]
     assert line.split() == ["3", "77", "chat", "2", "5", "412", "memory", "9.0", "MiB", "1:15"]
@@ -31,8 +31,19 @@ def test_sessions_are_listed_with_where_their_contexts_are(answering, capsys):
 
 def test_those_of_one_agent_are_asked_for_by_its_pid_and_machines_read_them_as_json(answering, capsys):
     assert main(["ctx", "ls", "77", "--json"]) == Exit.OK
-    assert answering.seen[-1].body == {"pid": 77}
+    assert answering.seen[-1].body == {"pid": 77, "after": 0}
     assert json.loads(capsys.readouterr().out) == [SESSION]
+
+
+def test_more_sessions_than_an_answer_holds_are_asked_for(kernel, capsys):  # noqa: F811
+    def some(call):
+        numbers = [number for number in (1, 2, 3) if number > call.body["after"]][:2]
+        rows = [SESSION | {"session": number} for number in numbers]
+        call.reply({"sessions": rows, "more": numbers[-1] < 3})
+
+    kernel.on["ctx.list"] = some
+    assert main(["ctx", "ls", "--json"]) == Exit.OK
+    assert [row["session"] for row in json.loads(capsys.readouterr().out)] == [1, 2, 3]
 
 
 def test_a_pid_that_there_is_not_is_said_in_one_line(kernel, capsys):  # noqa: F811

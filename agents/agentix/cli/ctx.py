@@ -20,12 +20,22 @@ HEADINGS = ("SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WHERE", "
 
 
 def ls(connection: Connection, options: argparse.Namespace) -> int:
-    sessions = connection.call(calls.ctx_list(options.pid), ANSWER_S)
+    sessions = every_session(connection, options.pid)
     if options.json:
         print(json.dumps(sessions, indent=2))
     else:
         print(table(HEADINGS, [row(session) for session in sessions]))
     return Exit.OK
+
+
+def every_session(connection: Connection, pid: int) -> list[Mapping[str, Any]]:
+    """All sessions, however many calls that takes."""
+    found: list[Mapping[str, Any]] = []
+    while True:
+        answer = connection.call(calls.ctx_list(pid, found[-1]["session"] if found else 0), ANSWER_S)
+        found += answer["sessions"]
+        if not answer["more"]:
+            return found
 
 
 def row(session: Mapping[str, Any]) -> tuple[object, ...]:
