@@ -164,7 +164,7 @@ class KeptContexts:
             for taker, context in kv.takers:
                 if taker is request:
                     kv.takers.remove((taker, context))
-                    if not self._is_known(context):
+                    if context not in self._by_owner.get(_owner(request), ()):
                         self._give_up(context)
                     return
 
@@ -205,7 +205,7 @@ class KeptContexts:
 
     def _give_up(self, context: Context) -> None:
         """Let go of a context's share of its KV, unless somebody waits to take it."""
-        if context.kv is None or any(one is context for _, one in context.kv.takers):
+        if context.kv is None or _is_awaited(context, context.kv):
             return
         kv = self._part(context)
         if kv.snapshot is not None:
@@ -219,9 +219,6 @@ class KeptContexts:
             self._held.pop(kv, None)
         return kv
 
-    def _is_known(self, context: Context) -> bool:
-        return any(one is context for several in self._by_owner.values() for one in several)
-
 
 def _share(kv: Kv, context: Context) -> None:
     context.kv = kv
@@ -230,8 +227,11 @@ def _share(kv: Kv, context: Context) -> None:
 
 def _has_kv(context: Context) -> bool:
     """Whether a context's KV is there or will be, and nobody else is to take it."""
-    kv = context.kv
-    return kv is not None and not any(one is context for _, one in kv.takers)
+    return context.kv is not None and not _is_awaited(context, context.kv)
+
+
+def _is_awaited(context: Context, kv: Kv) -> bool:
+    return any(one is context for _, one in kv.takers)
 
 
 def _owner(request: Request) -> Owner:

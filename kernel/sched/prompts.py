@@ -17,7 +17,7 @@ from kernel.objects import Request
 
 
 def question(options: LlmGenerate, tools: list[Any] | None, session: Session | None) -> tuple[str, dict[str, Any]]:
-    """Return what to ask, and with which value: see effects.AskCore."""
+    """Return what to ask, and with which value: see effects.AskCore. A session's turn has begun."""
     if options.messages is None:
         value: dict[str, Any] = {"text": options.prompt, "with_special": True}
         if session is not None and session.tokens:
@@ -25,7 +25,7 @@ def question(options: LlmGenerate, tools: list[Any] | None, session: Session | N
         return "tokenize", value
     value = {"messages": options.messages, "tools": tools, "thinking": options.thinking}
     if session is not None:
-        value |= {"messages": session.hear(options.messages), "known": session.tokens}
+        value |= {"messages": session.said, "known": session.tokens}
     return "chat", value
 
 

@@ -104,7 +104,6 @@ class RequestManager:
         self._awaiting_first[request] = None
         self._calls.defer(call, self)
         self._cores.want(core)
-        what, value = question(options, tools, session)
         if session is not None:
             self.sessions.begin(session, request, options.messages, now_ns)
         if tokens is not None:
@@ -113,7 +112,7 @@ class RequestManager:
             else:
                 self._asks.when_ready(core.number, call, lambda now: self._enter_given(request, tokens, now))
         else:
-            self._ask(what, value, request)
+            self._ask(*question(options, tools, session), request)
 
     def cancel(self, call: Call, options: LlmCancel, now_ns: int) -> dict[str, Any]:
         """End a request of the same task and connection; it is no error when it has just ended."""
