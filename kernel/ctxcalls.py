@@ -13,20 +13,20 @@ from kernel.abi import ctxcalls as abi
 from kernel.abi.errors import Errno, KernelError
 from kernel.context.sessions import Session
 from kernel.limits import MAX_LISTED_SESSIONS
-from kernel.objects import Call, Task
+from kernel.objects import Call
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
 
 
 def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict[str, Any]:
-    task = _needs_task(call)
+    task = call.needs_task()
     core = kernel.cores.find(call.method, options.model, embedding=False)
     return {"session": kernel.requests.sessions.open(task, core.number, core.model.name, now_ns).number}
 
 
 def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dict[str, Any]:
-    session = kernel.requests.sessions.find(call.method, _needs_task(call), options.session)
+    session = kernel.requests.sessions.find(call.method, call.needs_task(), options.session)
     if session.turn is not None:
         text = f"llm.generate: session {session.number} was closed"
         kernel.requests.end(session.turn, KernelError(Errno.EINTR, text), now_ns)
@@ -37,7 +37,7 @@ def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dic
 
 def fork(kernel: Kernel, call: Call, options: abi.CtxFork, now_ns: int) -> dict[str, Any]:
     sessions = kernel.requests.sessions
-    session = sessions.find(call.method, _needs_task(call), options.session)
+    session = sessions.find(call.method, call.needs_task(), options.session)
     children = sessions.fork(session, options.count, now_ns)
     kept = kernel.cores[session.core].scheduler.kept
     for child in children:
@@ -47,7 +47,7 @@ def fork(kernel: Kernel, call: Call, options: abi.CtxFork, now_ns: int) -> dict[
 
 def commit(kernel: Kernel, call: Call, options: abi.CtxCommit, now_ns: int) -> dict[str, Any]:
     sessions = kernel.requests.sessions
-    child = sessions.find(call.method, _needs_task(call), options.session)
+    child = sessions.find(call.method, call.needs_task(), options.session)
     parent = sessions.commit(child, now_ns)
     kernel.cores[child.core].scheduler.kept.move(child, parent)
     return {"session": parent.number}
@@ -82,12 +82,6 @@ def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
         "kv_bytes": kv_bytes,
         "idle_s": (now_ns - session.used_ns) / 1e9 if turn is None else 0.0,
     }
-
-
-def _needs_task(call: Call) -> Task:
-    if call.task is None:
-        raise KernelError(Errno.EPERM, f"{call.method}: an operator has no sessions: run a script")
-    return call.task
 
 
 HANDLERS = {"ctx.open": open_, "ctx.close": close, "ctx.fork": fork, "ctx.commit": commit, "ctx.list": list_}

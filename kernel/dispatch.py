@@ -16,7 +16,7 @@ from kernel.abi.codec import PROTOCOL_VERSION, BadCall, decode_call
 from kernel.abi.codec import Call as WireCall
 from kernel.abi.errors import Errno, KernelError
 from kernel.events import Message
-from kernel.objects import Call, Task
+from kernel.objects import Call
 from kernel.report import describe, describe_model, describe_slots, statistics
 from kernel.states import TaskState
 
@@ -108,14 +108,8 @@ def _hello(
     }
 
 
-def _needs_task(call: Call) -> Task:
-    if call.task is None:
-        raise KernelError(Errno.EPERM, f"{call.method}: an operator is no task")
-    return call.task
-
-
 def _exit(kernel: Kernel, call: Call, options: abi.ProcExit, now_ns: int) -> dict[str, Any]:
-    task = _needs_task(call)
+    task = call.needs_task()
     task.exit_declared = options.status
     if not task.has_process:
         kernel.end(task, options.status, None, now_ns)
@@ -139,7 +133,7 @@ def _logs(kernel: Kernel, call: Call, options: abi.ProcLogs, now_ns: int) -> dic
 
 def _log_write(kernel: Kernel, call: Call, options: abi.LogWrite, now_ns: int) -> dict[str, Any]:
     line = options.text.encode(errors="replace") + b"\n"
-    _needs_task(call).append_log(line, kernel.config.log_bytes)
+    call.needs_task().append_log(line, kernel.config.log_bytes)
     return {}
 
 
@@ -171,9 +165,9 @@ HANDLERS: dict[str, Handler] = {
     "proc.logs": _logs,
     "ipc.send": lambda k, c, o, now: k.post.send(c, o, now),
     "ipc.recv": lambda k, c, o, now: k.post.receive(c, o, now),
-    "mem.create": lambda k, c, o, now: k.memory.create(_needs_task(c), o),
-    "mem.stat": lambda k, c, o, now: k.memory.stat(_needs_task(c)),
-    "mem.unlink": lambda k, c, o, now: k.memory.unlink(_needs_task(c), o),
+    "mem.create": lambda k, c, o, now: k.memory.create(c.needs_task(), o),
+    "mem.stat": lambda k, c, o, now: k.memory.stat(c.needs_task()),
+    "mem.unlink": lambda k, c, o, now: k.memory.unlink(c.needs_task(), o),
     "log.write": _log_write,
     **ctxcalls.HANDLERS,
     **schedcalls.HANDLERS,

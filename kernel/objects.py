@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernel.abi.calls import LlmGenerate
+from kernel.abi.errors import Errno, KernelError
 from kernel.engine.base import Constraint, Sampling
 from kernel.engine.logprobs import Logprobs
 from kernel.engine.text import TextAssembler
@@ -90,6 +91,12 @@ class Call:
     @property
     def key(self) -> tuple[int, int]:
         return (self.peer, self.id)
+
+    def needs_task(self) -> Task:
+        """Return in whose name it is made. Raises KernelError EPERM for an operator's."""
+        if self.task is None:
+            raise KernelError(Errno.EPERM, f"{self.method}: an operator is no task")
+        return self.task
 
 
 @dataclass(slots=True, eq=False)
