@@ -35,6 +35,9 @@ class Feeding:
     it, and the others' next one for no more prompts than one step may have anyway. With more work than slots
     a step does both, for a prompt's first token then fills a gap among the others' (turns.py); and with few others,
     for their tokens take little time and a pass less is made.
+
+    Those who decode in the highest class do not wait with the ones below: they have their next tokens beside prompts,
+    and between two of these the classes below read one chunk at most.
     """
 
     def __init__(self, prefill_tokens: int, groups: Groups, charging: Charging) -> None:
@@ -46,13 +49,15 @@ class Feeding:
     def choose(self, working: Sequence[Request], is_everybody: bool, rescued: Collection[Request] = ()) -> Fed:
         """Return what each is fed, first come first; is_everybody: nobody waits for a slot."""
         most_chunks = self._within_gaps(working, rescued)
-        fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row), rescued)
+        below = _below_who_decodes(working)
+        fed = self._rows(working, max(0, most_chunks - self._chunks_in_a_row), rescued, below)
         if not fed and self._chunks_in_a_row:
-            fed = self._rows(working, most_chunks, rescued)
-        prompts = [(request, rows) for request, rows in fed if rows[-1][2]]
-        if prompts and is_everybody and len(fed) - len(prompts) > FEW:
-            self._chunks_in_a_row += sum(rows[-1][2] for _, rows in prompts)
-            return prompts
+            fed = self._rows(working, most_chunks, rescued, below)
+        chunks = sum(rows[-1][2] for _, rows in fed)
+        waiting = {one for one, rows in fed if not rows[-1][2] and (one in below or not below) and one not in rescued}
+        if chunks and is_everybody and len(waiting) > FEW:
+            self._chunks_in_a_row += chunks
+            return [(one, rows) for one, rows in fed if one not in waiting]
         self._chunks_in_a_row = 0
         return fed
 
@@ -68,13 +73,25 @@ class Feeding:
         return chunks_within(min(gaps), decode_ns, chunk_ns, least, self.most_chunks)
 
     @staticmethod
-    def _rows(working: Sequence[Request], left: int, rescued: Collection[Request]) -> Fed:
-        """Those first in order have as many chunks as there are; each of the rescued one, for others wait as long."""
+    def _rows(
+        working: Sequence[Request], left: int, rescued: Collection[Request], below: Collection[Request]
+    ) -> Fed:
+        """Those first in order have as many chunks as there are; each of the rescued one, for others wait as long; and
+        those below who decodes one among them."""
         fed = []
+        left_below = 1
         for request in working:
-            most = min(left, 1) if request in rescued else left
+            is_below = request in below and request not in rescued
+            most = min(left, left_below) if is_below else min(left, 1) if request in rescued else left
             rows = step_rows(request.turns, request.kv_tokens, request.prompt_tokens, most)
             if rows:
                 fed.append((request, rows))
                 left -= rows[-1][2]
+                left_below -= rows[-1][2] * is_below
         return fed
+
+
+def _below_who_decodes(working: Sequence[Request]) -> set[Request]:
+    """Return who works in a class below the highest one in which somebody decodes."""
+    decoding = [one.task.sched.sched_class for one in working if one.kv_tokens >= one.prompt_tokens]
+    return {one for one in working if decoding and one.task.sched.sched_class > min(decoding)}

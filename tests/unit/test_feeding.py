@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kernel.sched import feeding as module
 from kernel.sched.feeding import FEW, chunks_within
+from kernel.taskattr import SchedClass
 
 
 @dataclass(eq=False)
@@ -20,7 +21,11 @@ class Working:
     kv_tokens: int = 0
     turns: tuple = ()
     waited: int = field(default=0, compare=False)
-    task: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(sched=SimpleNamespace(group="/")))
+    task: SimpleNamespace = field(default_factory=lambda: of())
+
+
+def of(group: str = "/", sched_class: SchedClass = SchedClass.FAIR) -> SimpleNamespace:
+    return SimpleNamespace(sched=SimpleNamespace(group=group, sched_class=sched_class))
 
 
 def Feeding(prefill_tokens: int, gap: float = 0.0) -> module.Feeding:
@@ -74,6 +79,40 @@ def test_while_others_wait_for_a_slot_a_step_does_both():
     assert step(feeding, [*old, new], is_everybody=False) == [*((one, 0) for one in old), (new, 4)]
 
 
+def in_class(sched_class: SchedClass, *several: Working) -> list[Working]:
+    for one in several:
+        one.task = of(sched_class=sched_class)
+    return list(several)
+
+
+def test_who_decodes_in_a_higher_class_does_not_wait_for_prompts_with_those_below():
+    feeding, talk, batch = Feeding(256), decoding(2), in_class(SchedClass.BATCH, *decoding())
+    (new,) = in_class(SchedClass.BATCH, Working(100))
+    assert step(feeding, [*talk, *batch, new]) == [*((one, 0) for one in talk), (new, 1)]
+    assert step(feeding, [*talk, *batch]) == [(one, 0) for one in (*talk, *batch)]
+
+
+def test_a_class_below_reads_a_chunk_between_two_tokens_of_those_above():
+    feeding, talk, batch = Feeding(256), decoding(2), in_class(SchedClass.BATCH, *decoding())
+    new = in_class(SchedClass.BATCH, Working(1000), Working(1000))
+    for _ in range(4):
+        assert step(feeding, [*talk, *batch, *new]) == [*((one, 0) for one in talk), (new[0], 1)]
+    assert step(feeding, [*talk, *batch, *new])[:-1] == [(one, 0) for one in (*talk, *batch)]
+
+
+def test_a_higher_class_reads_as_much_as_a_step_may_have_before_those_below_decode():
+    feeding, batch, new = Feeding(256), in_class(SchedClass.BATCH, *decoding()), Working(1000)
+    assert step(feeding, [new, *batch]) == [(new, 4)]
+
+
+def test_the_rescued_below_have_their_tokens_beside_prompts_and_their_chunk():
+    feeding, talk, batch = Feeding(256), decoding(2), in_class(SchedClass.BATCH, *decoding(FEW + 2))
+    new = in_class(SchedClass.BATCH, Working(1000), Working(1000))
+    fed = feeding.choose([*talk, *batch, *new], True, [batch[0], new[1]])
+    assert [one for one, _ in fed] == [*talk, batch[0], *new]
+    assert [rows[-1][2] for _, rows in fed] == [0, 0, 0, 1, 1]
+
+
 def test_a_step_has_as_many_chunks_as_those_who_decode_put_up_with():
     feeding, old, new = Feeding(256, gap=3.0), decoding(FEW), Working(1000)
     assert step(feeding, [*old, new])[-1] == (new, 3), "6 tokens are 60, three times that leaves 120"
@@ -115,7 +154,7 @@ def test_those_who_put_up_with_least_are_gone_by():
     feeding._groups = SimpleNamespace(effective=lambda path: SimpleNamespace(gap=gaps[path]))
     old = decoding(6)
     for one, group in zip(old, ("/", "/all", "/quick"), strict=False):
-        one.task = SimpleNamespace(sched=SimpleNamespace(group=group))
+        one.task = of(group)
     assert step(feeding, [*old, Working(1000)])[-1][1] == 1, "6 tokens are 60, twice that leaves 60"
 
 
@@ -139,14 +178,18 @@ def test_prompts_alone_are_read_without_a_break():
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 700), st.booleans()), min_size=1, max_size=2 * FEW),
+    st.lists(
+        st.tuples(st.integers(1, 700), st.booleans(), st.sampled_from([SchedClass.FAIR, SchedClass.BATCH])),
+        min_size=1,
+        max_size=3 * FEW,
+    ),
     st.sampled_from([1, 64, 256, 1024]),
     st.lists(st.booleans(), min_size=40, max_size=40),
 )
 def test_whoever_works_is_fed_soon(requests, prefill_tokens, everybody):
     """Who decodes, after no more chunks than a step may have; the first of those that read, every other step."""
     feeding, most = Feeding(prefill_tokens), max(1, prefill_tokens // 64)
-    working = [Working(prompt, prompt if is_read else 0) for prompt, is_read in requests]
+    working = [Working(prompt, prompt * is_read, task=of(sched_class=level)) for prompt, is_read, level in requests]
     passed_over = None
     for is_everybody in everybody:
         reading = [one for one in working if one.kv_tokens < one.prompt_tokens]
