@@ -11,6 +11,8 @@ from random import Random
 
 from kernel.abi.calls import LlmGenerate
 from kernel.context.store import SegmentStore
+from kernel.context.swapspace import SwapSpace
+from kernel.context.tiers import Tiers
 from kernel.engine.base import EXACT, Bank, EngineInfo, Sampled, Sampling, StepPlan, StepResult
 from kernel.engine.text import TextAssembler
 from kernel.objects import Call, Request, Task
@@ -71,9 +73,8 @@ class Simulation:
         self.machine = machine or Machine()
         self.groups = Groups(GroupAttr(**given))
         self._segments = 0
-        self.scheduler = Scheduler(
-            self.groups, 256, SegmentStore(store_bytes, self._next_segment, lambda effect: None), lambda request: None
-        )
+        store = SegmentStore(store_bytes, self._next_segment, _ignore)
+        self.scheduler = Scheduler(self.groups, 256, Tiers(store, SwapSpace(0), _ignore), _ignore)
         self.now_ns = 1
         self.steps = 0
         self.tasks: list[Watched] = []
@@ -198,3 +199,7 @@ class Simulation:
     def _next_segment(self) -> int:
         self._segments += 1
         return self._segments
+
+
+def _ignore(told: object) -> None:
+    """What schedulers tell the kernel, which there is none of here."""

@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from kernel.abi.calls import MAX_NAME_CHARS
 from kernel.abi.errors import KernelError
 from kernel.config import Config, ModelConfig
 from kernel.console import say
+from kernel.context.swapfile import SwapFile
 from kernel.core import Kernel
 from kernel.effects import StartCore
 from kernel.engine import calibrationfile
@@ -41,10 +43,12 @@ from kernel.signals import Wakeup
 
 USAGE, RUNS_ALREADY, ADDRESS_TAKEN, BAD_MODEL, NO_MEMORY, NO_LLAMA, CORE_DIES = 2, 3, 4, 5, 6, 7, 8
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+DEFAULT_SWAP_BYTES = 8 << 30
+SWAP_SHARE = 4  # contexts on disk get one part in so many of what is free there, and no more than that
 SNAPSHOT_SHARE = 4  # parked contexts get one part in so many of the memory that weights leave
 _LEAST = {
     "slots": 1, "slot_tokens": 64, "window_tokens": 0, "kv_bytes": 0, "threads": 0, "gpu_layers": -1,
-    "quantum_tokens": 1, "prefill_tokens": 1, "keep_alive_s": 0,
+    "quantum_tokens": 1, "prefill_tokens": 1, "keep_alive_s": 0, "swap_bytes": 0,
 }  # fmt: skip
 _NAME = re.compile(rf"[\w.:+-]{{1,{MAX_NAME_CHARS}}}", re.ASCII)
 _NOT_IN_NAMES = re.compile(r"[^\w.:+-]", re.ASCII)
@@ -82,6 +86,7 @@ def run(config: Config, engine: str | None = None) -> int:
             _check_llama_cpp()
             config, weight_bytes = _find_models(config)
         config = _fit_to_machine(config, weight_bytes)
+        config, swap = _open_swap(config)
         say(f"kernel {config.name!r} (pid {os.getpid()}), policy {config.policy}")
         for model in config.models:
             say(f"loading {model.path} as {model.name}{' for embeddings' if model.embedding else ''}")
@@ -93,6 +98,7 @@ def run(config: Config, engine: str | None = None) -> int:
             launcher,
             wakeup,
             lambda start: core_command(config, start, engine),
+            swap,
         )
         try:
             status = loop.run()
@@ -240,6 +246,21 @@ def _fit_to_machine(config: Config, weight_bytes: int) -> Config:
     if config.snapshot_bytes:
         return config
     return replace(config, snapshot_bytes=max(0, _free_bytes() - weight_bytes) // SNAPSHOT_SHARE)
+
+
+def _open_swap(config: Config) -> tuple[Config, SwapFile | None]:
+    """Return the swap file and its size; where there can be none, say so and go on without one."""
+    if config.swap_bytes == 0:
+        return config, None
+    folder = Path(config.swap_folder or calibrationfile.cache_folder() / "swap").expanduser()
+    try:
+        file = SwapFile(folder)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        say(f"no contexts go to disk: {folder}: {error.strerror}")
+        return replace(config, swap_bytes=0), None
+    most = min(DEFAULT_SWAP_BYTES, free // SWAP_SHARE)
+    return replace(config, swap_bytes=most if config.swap_bytes is None else config.swap_bytes), file
 
 
 def _last_words(status: int, config: Config, last_loss: str) -> int:

@@ -44,6 +44,8 @@ class Config:
     gap: float = 2.5  # a step may last so many times its next tokens alone; 0: no limit
     prefill_tokens: int | None = None  # most prompt tokens in a step that decodes; None: as calibrated, or 256
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
+    swap_bytes: int | None = None  # of contexts on disk; 0: none go there; None: as boot finds room, 8 GiB at most
+    swap_folder: str = ""  # of the file for them, which has no name; "": beside the models that were made
     log_bytes: int = 64 << 10  # kept of each task's output
 
     def slots_of(self, model: ModelConfig) -> int:

@@ -45,6 +45,7 @@ from kernel.events import (
     Spawned,
     SpawnFailed,
     StepDone,
+    SwapDone,
     TimerFired,
 )
 from kernel.ipc.mailbox import PostOffice
@@ -364,11 +365,8 @@ class Kernel:
         return task is not None and task.state not in (TaskState.ZOMBIE, TaskState.STOPPED)
 
     def _living_pids(self) -> tuple[int, ...]:
-        return tuple(
-            pid
-            for pid, task in self.table.tasks.items()
-            if task.has_process and task.state is not TaskState.ZOMBIE
-        )
+        tasks = self.table.tasks.items()
+        return tuple(pid for pid, one in tasks if one.has_process and one.state is not TaskState.ZOMBIE)
 
     def _set_timer(self) -> None:
         wanted = self.calls.next_deadline_ns()
@@ -385,6 +383,7 @@ class Kernel:
 _EVENTS: dict[type, Any] = {
     Message: dispatch,
     StepDone: Kernel._on_step_done,
+    SwapDone: lambda kernel, event: kernel.cores.swapped(event),
     CoreReady: Kernel._on_core_ready,
     CoreLost: Kernel._on_core_lost,
     CoreAnswer: Kernel._on_core_answer,

@@ -14,9 +14,11 @@ from typing import NamedTuple
 from kernel.abi.errors import Errno, KernelError
 from kernel.config import Config, ModelConfig
 from kernel.context.store import SegmentStore
+from kernel.context.swapspace import SwapSpace
+from kernel.context.tiers import Tiers
 from kernel.effects import Effect, Say, StartCore, StopCore
 from kernel.engine.base import EngineInfo
-from kernel.events import CoreLost, CoreReady
+from kernel.events import CoreLost, CoreReady, SwapDone
 from kernel.limits import MAX_FAILED_STARTS
 from kernel.objects import Request
 from kernel.report import boot_line
@@ -35,6 +37,7 @@ class Core:
     model: ModelConfig
     scheduler: Scheduler
     store: SegmentStore
+    tiers: Tiers
     state: CoreState = CoreState.UNLOADED
     info: EngineInfo | None = None  # as the last process that served said it
     pid: int | None = None
@@ -82,8 +85,10 @@ class Cores:
         for number, model in enumerate(config.models):
             limit = 0 if model.embedding else config.snapshot_bytes // generating
             store = SegmentStore(limit, next_segment, emit, number)
-            scheduler = Scheduler(groups, config.prefill_of(model), store, settled)
-            self._cores.append(Core(number, model, scheduler, store))
+            part = 0 if model.embedding else (config.swap_bytes or 0) // generating
+            tiers = Tiers(store, SwapSpace(part, number * part), emit, number)
+            scheduler = Scheduler(groups, config.prefill_of(model), tiers, settled)
+            self._cores.append(Core(number, model, scheduler, store, tiers))
 
     def __getitem__(self, number: int) -> Core:
         return self._cores[number]
@@ -149,6 +154,10 @@ class Cores:
         core.scheduler.core_ready(event.info, event.now_ns)
         self._load_next()
         return core
+
+    def swapped(self, event: SwapDone) -> None:
+        """A context was copied to disk or from it."""
+        self._cores[event.core].scheduler.swapped(event.ticket, event.error, event.now_ns)
 
     def lost(self, event: CoreLost, is_going_down: bool) -> Unservable | None:
         """A process is gone. Start another one, or say why there will be none."""

@@ -14,6 +14,7 @@ from kernel.abi.errors import Errno, KernelError
 from kernel.context.sessions import Session
 from kernel.limits import MAX_LISTED_SESSIONS
 from kernel.objects import Call
+from kernel.report import describe_tiers
 
 if TYPE_CHECKING:
     from kernel.core import Kernel
@@ -66,11 +67,10 @@ def list_(kernel: Kernel, call: Call, options: abi.CtxList, now_ns: int) -> dict
 
 
 def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
-    kv_bytes = kernel.cores[session.core].scheduler.kept.bytes_of(session)
+    where, kv_bytes = kernel.cores[session.core].scheduler.kept.standing(session)
     turn = session.turn
     if turn is not None and turn.snapshot is not None:
-        kv_bytes += turn.snapshot.size_bytes
-    where = "memory" if kv_bytes else "none"
+        where, kv_bytes = "memory", kv_bytes + turn.snapshot.size_bytes
     return {
         "session": session.number,
         "pid": session.task.pid,
@@ -84,4 +84,15 @@ def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
     }
 
 
-HANDLERS = {"ctx.open": open_, "ctx.close": close, "ctx.fork": fork, "ctx.commit": commit, "ctx.list": list_}
+def stat(kernel: Kernel, call: Call, options: abi.CtxStat, now_ns: int) -> dict[str, Any]:
+    return {"models": [describe_tiers(core) for core in kernel.cores if not core.model.embedding]}
+
+
+HANDLERS = {
+    "ctx.open": open_,
+    "ctx.close": close,
+    "ctx.fork": fork,
+    "ctx.commit": commit,
+    "ctx.list": list_,
+    "ctx.stat": stat,
+}

@@ -126,6 +126,28 @@ class AskCore:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapOut:
+    """Write a segment's first bytes to the swap file; answered by SwapDone. Copies are made in the order of effects."""
+
+    core: int
+    ticket: int
+    segment: int
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapIn:
+    """Read a segment's first bytes from the swap file; answered by SwapDone."""
+
+    core: int
+    ticket: int
+    segment: int
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Fire TimerFired at this CLOCK_MONOTONIC time; replaces the earlier one. None: no timer."""
 
@@ -160,6 +182,8 @@ Effect = (
     | StopCore
     | RunStep
     | AskCore
+    | SwapOut
+    | SwapIn
     | SetTimer
     | Say
     | Halt

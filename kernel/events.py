@@ -103,6 +103,16 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapDone:
+    """Answer to a SwapOut or SwapIn; error is empty if it went well."""
+
+    now_ns: int
+    core: int
+    ticket: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class CoreLost:
     """An LLM core died, or never became ready; whatever it was doing is lost."""
 
@@ -146,6 +156,7 @@ Event = (
     | CoreReady
     | CoreAnswer
     | StepDone
+    | SwapDone
     | CoreLost
     | TimerFired
     | PeerGone

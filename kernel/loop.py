@@ -16,6 +16,7 @@ from typing import Protocol
 
 from kernel.clock import now_ns, worked_ns
 from kernel.console import log, say
+from kernel.context.swapfile import SwapFile
 from kernel.corelinks import CoreCommand, CoreLinks
 from kernel.effects import (
     AskCore,
@@ -34,6 +35,8 @@ from kernel.effects import (
     Signal,
     StartCore,
     StopCore,
+    SwapIn,
+    SwapOut,
     Watch,
 )
 from kernel.events import (
@@ -46,6 +49,7 @@ from kernel.events import (
     Spawned,
     SpawnFailed,
     StepDone,
+    SwapDone,
     TimerFired,
 )
 from kernel.ipc.doors import Door
@@ -81,6 +85,7 @@ class Loop:
         launcher: Launcher,
         wakeup: Wakeup,
         core_command: CoreCommand,
+        swap: SwapFile | None = None,
     ) -> None:
         self._kernel = kernel
         self._server = server
@@ -99,12 +104,17 @@ class Loop:
         self._epoll = epoll
         self._on_ready: dict[int, Callable[[], None]] = {}  # but the server's and the cores'
         self._register(wakeup.fd, self._serve_signals)
+        self._swap = swap
+        if swap is not None:
+            self._register(swap.wake_fd, self._serve_swap)
         self._do: dict[type, Callable[..., None]] = {
             Send: server.send,
             Refuse: server.send_refusal,
             Disconnect: server.disconnect,
             RunStep: self._run_step,
             SetTimer: self._set_timer,
+            SwapOut: self._copy,
+            SwapIn: self._copy,
             AskCore: self.cores.ask,
             MakeSegment: self.cores.make_segment,
             DropSegment: self.cores.drop_segment,
@@ -131,6 +141,8 @@ class Loop:
         self.cores.close()
         self._launcher.close()
         self._server.close()
+        if self._swap is not None:
+            self._swap.close()
         self._segments.close()
 
     # -- waiting --------------------------------------------------------------------------------
@@ -244,6 +256,18 @@ class Loop:
 
     def _halt(self, effect: Halt) -> None:
         self._status = effect.status
+
+    # -- effects: the disk ------------------------------------------------------------------------
+
+    def _copy(self, effect: SwapOut | SwapIn) -> None:
+        assert self._swap is not None
+        fd, is_out = self._segments.fd(effect.segment), type(effect) is SwapOut
+        self._swap.copy(effect.core, effect.ticket, is_out, fd, effect.offset, effect.size_bytes)
+
+    def _serve_swap(self) -> None:
+        assert self._swap is not None
+        for core, ticket, error in self._swap.answers():
+            self._tell(SwapDone(now_ns(), core, ticket, error))
 
     # -- effects: processes -----------------------------------------------------------------------
 

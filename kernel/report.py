@@ -91,6 +91,27 @@ def describe_slots(core: Core) -> dict[str, Any]:
     return {"name": core.model.name, "banks": banks}
 
 
+def describe_tiers(core: Core) -> dict[str, Any]:
+    """Return a model's part of ctx.stat."""
+    info, store, tiers, held = core.info, core.store, core.tiers, core.scheduler.held_slots().values()
+    token_bytes = info.kv_bytes_per_token if info else 0
+    disk = tiers.space
+    sizes = {
+        "slot": (len(held), token_bytes * sum(one.kv_tokens for one in held), info.kv_bytes if info else 0),
+        "memory": (store.lent, store.lent_bytes, store.limit_bytes),
+        "disk": (tiers.on_disk, disk.used_bytes, disk.size_bytes),
+    }
+    keys = ("contexts", "bytes", "limit_bytes")
+    return {
+        "name": core.model.name,
+        "token_bytes": token_bytes,
+        "tiers": [{"tier": tier, **dict(zip(keys, values, strict=True))} for tier, values in sizes.items()],
+        "waiting": tiers.waiting,
+        "written_bytes": tiers.written_bytes,
+        "read_bytes": tiers.read_bytes,
+    }
+
+
 def statistics(kernel: Kernel) -> dict[str, Any]:
     """Return the body of sys.stat."""
     states: dict[str, int] = {}

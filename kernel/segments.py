@@ -36,6 +36,10 @@ class Segments:
         segment.close()
         return effect.core if effect.is_for_core else None
 
+    def fd(self, number: int) -> int:
+        """Return a segment's descriptor, which stays ours. Raises KeyError."""
+        return self._made[number][0].fd
+
     def for_core(self, core: int) -> Iterator[tuple[int, Segment]]:
         """Yield what a new LLM core is to be told of."""
         for number, (segment, effect) in self._made.items():

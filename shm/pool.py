@@ -32,6 +32,15 @@ class Pool:
         self._idle: dict[int, tuple[int, int]] = {}  # the same with (size, loans until then), longest free first
         self._loans = 0
 
+    @property
+    def lent(self) -> int:
+        """How many segments are lent."""
+        return len(self._lent)
+
+    def size_of(self, segment: int) -> int:
+        """Return the bytes of a segment that is lent. Raises KeyError."""
+        return self._lent[segment]
+
     def acquire(self, size_bytes: int) -> int | None:
         """Return a segment of at least `size_bytes`, or None when the limit leaves no room."""
         self._loans += 1

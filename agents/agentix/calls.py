@@ -352,5 +352,9 @@ def ctx_list(pid: int, after: int) -> Call:
     return Call("ctx.list", {"pid": pid, "after": after}, _same)
 
 
+def ctx_stat() -> Call:
+    return Call("ctx.stat", {}, lambda answer: list(answer["models"]))
+
+
 def log(text: str) -> Call:
     return Call("log.write", {"text": text}, nothing)

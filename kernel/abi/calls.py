@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kernel.abi.ctxcalls import MAX_SESSION, CtxClose, CtxCommit, CtxFork, CtxList, CtxOpen
+from kernel.abi.ctxcalls import MAX_SESSION, CtxClose, CtxCommit, CtxFork, CtxList, CtxOpen, CtxStat
 from kernel.abi.errors import Errno, KernelError
 from kernel.abi.schedcalls import (
     MAX_GROUP_CHARS,
@@ -341,6 +341,7 @@ CALLS: dict[str, type] = {
     "ctx.fork": CtxFork,
     "ctx.commit": CtxCommit,
     "ctx.list": CtxList,
+    "ctx.stat": CtxStat,
     "sched.setattr": SchedSetattr,
     "sched.getattr": SchedGetattr,
     "sched.getpolicies": SchedGetpolicies,

@@ -56,8 +56,18 @@ class CtxList:
 
     At most 2,048 with numbers above `after`; `more`: there are others after the last of these.
 
-    tokens: of its context as the last turn left it; where: "slot" while a turn runs, "memory" when its KV is saved
-    there, "none" when a turn has to compute all of it again; kv_bytes: of what is saved. ESRCH, EPERM: another's."""
+    tokens: of its context as the last turn left it; where: "slot" while a turn runs, "memory" or "disk" when its KV is
+    there, "none" when a turn has to compute all of it again; kv_bytes: of its KV. ESRCH, EPERM: another's."""
 
     pid: int = bounded(0, 1 << 31, 0)
     after: int = bounded(0, MAX_SESSION, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtxStat:
+    """Answer where contexts are: {models: [{name, token_bytes, tiers: [{tier, contexts, bytes, limit_bytes}], waiting,
+    written_bytes, read_bytes}]}.
+
+    tier: "slot", "memory" for those that are saved there, running requests' included, "disk"; a context that memory
+    holds and the disk as well is counted in both. token_bytes: of one token's KV; waiting: requests whose context is
+    being read, or is to be; written_bytes, read_bytes: to and from the disk since boot."""

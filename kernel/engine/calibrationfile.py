@@ -25,10 +25,15 @@ _PACKAGE = "llama-cpp-python"
 _MOST = {"threads": 4096, "slots": 256, "prefill_tokens": 1 << 20}
 
 
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where what can be made again is kept, there or not."""
+    base = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(base)) / "agentix"
+
+
 def choices_path(model: Path, environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the choice for a model on this machine is kept, there or not. Raises OSError."""
-    base = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base)) / "agentix" / "calibration" / f"{_key(model)}.json"
+    return cache_folder(environment) / "calibration" / f"{_key(model)}.json"
 
 
 def read(path: Path) -> Choice | None:

@@ -11,52 +11,33 @@ is a function of what its task asked before, never of memory or of other tasks; 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
+from kernel.context.kv import Context, Kv
 from kernel.context.sessions import Session
-from kernel.context.store import SegmentStore
+from kernel.context.tiers import Tiers
 from kernel.engine.base import CHUNK_TOKENS
 from kernel.limits import MAX_KEPT_CONTEXTS, MAX_KEPT_TOKENS, MAX_SESSION_CONTEXTS
 from kernel.objects import KVSnapshot, Request
 from kernel.sched.turns import Turns, common, shared_turns, usable
 from kernel.states import RequestState, TaskState
+from kernel.taskattr import SchedClass
 
 Owner = int | Session  # a task, by its pid, or a session of its
+_SAVED = "what it goes on with was being saved"
 _KEEPING = (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH, RequestState.FINISHED_ABORTED)
 
 
-@dataclass(slots=True, eq=False)
-class Kv:
-    """The KV of a context, which several have after a fork: each of them holds a share of its segment."""
-
-    tokens: int
-    contexts: list[Context] = field(default_factory=list)
-    is_coming: bool = False  # it is being saved
-    snapshot: KVSnapshot | None = None
-    takers: list[tuple[Request, Context]] = field(default_factory=list)  # who waits for that save
-
-
-@dataclass(slots=True, eq=False)
-class Context:
-    """How a request's context came about."""
-
-    tokens: array[int]  # that were fed
-    turns: Turns
-    kv: Kv | None = None  # None: it was given up, or a request has it
-
-
 class KeptContexts:
-    """Those of all tasks, and of their sessions. Segments go back to the store, a share at a time."""
+    """Those of all tasks, and of their sessions. `let_run` is told of whoever has waited for one."""
 
-    def __init__(self, store: SegmentStore) -> None:
-        self._store = store
+    def __init__(self, tiers: Tiers, let_run: Callable[[Request, str], None]) -> None:
+        self._tiers = tiers
+        self._let_run = let_run
         self._by_owner: dict[Owner, list[Context]] = {}  # least lately used first
-        self._held: dict[Kv, None] = {}  # what is saved; least lately used first
         self._coming: dict[Request, Kv] = {}  # by the request that leaves it
-
-    def __len__(self) -> int:
-        """How many are saved."""
-        return len(self._held)
+        self._waiting: dict[Request, Context] = {}  # what each waits to take
 
     @staticmethod
     def is_worth(request: Request) -> bool:
@@ -76,7 +57,10 @@ class KeptContexts:
             turns += ((request.prompt_tokens, request.kv_tokens),)
         made = Context(array("I", request.tokens[: request.kv_tokens]), turns)
         several = self._by_owner.setdefault(_owner(request), [])
-        for old in [old for old in several if _goes_on(made, old)]:
+        replaced = [old for old in several if _goes_on(made, old)]
+        if not replaced and any(_goes_on(one, made) for one in several):
+            return False  # cut off while it computed again what another context tells more of
+        for old in replaced:
             self._give_up(old)
             several.remove(old)
         several.append(made)
@@ -84,12 +68,12 @@ class KeptContexts:
         while len(several) > most or sum(len(one.tokens) for one in several) > MAX_KEPT_TOKENS:
             self._give_up(several.pop(0))
         if request.slot is not None:
-            _share(Kv(len(made.tokens), is_coming=True), made)
-            self._coming[request] = made.kv
+            self._coming[request] = kv = Kv(len(made.tokens), is_coming=True)
+            made.share(kv)
         elif request.snapshot is not None:
-            kv = Kv(len(made.tokens), snapshot=request.snapshot)
-            _share(kv, made)
-            self._held[kv] = None
+            kv = Kv(len(made.tokens))
+            made.share(kv)
+            self._tiers.hold(kv, request.snapshot)
             request.snapshot = None
         return request.slot is not None
 
@@ -98,6 +82,10 @@ class KeptContexts:
         tokens = array("I", request.tokens)
         several = self._by_owner.get(_owner(request), ())
         shared = [(one, min(common(one.tokens, tokens), len(tokens) - 1)) for one in several]
+        if shared:
+            nearest, _ = max(reversed(shared), key=lambda pair: pair[1])
+            several.remove(nearest)  # whether its KV is there or not: what is forgotten first must not depend on that
+            several.append(nearest)
         for one, size in shared:
             turns = shared_turns(one.turns, size)
             if _end(turns) >= _end(request.turns):
@@ -110,12 +98,14 @@ class KeptContexts:
                 best, keep = one, length
         if best is None:
             return True
-        several.remove(best)
-        several.append(best)
         request.reused_tokens = keep
-        assert best.kv is not None
-        if best.kv.is_coming:
-            best.kv.takers.append((request, best))
+        kv = best.kv
+        assert kv is not None
+        if not self._tiers.is_free(kv, _rank(request)):
+            kv.takers.append((request, best))
+            self._waiting[request] = best
+            if not kv.is_coming:
+                self._tiers.want(kv, _rank(request))
             return False
         self._hand_over(best, request)
         return True
@@ -126,9 +116,7 @@ class KeptContexts:
             twin = Context(one.tokens, one.turns)
             self._by_owner.setdefault(target, []).append(twin)
             if one.kv is not None:
-                _share(one.kv, twin)
-                if one.kv.snapshot is not None:
-                    self._store.share(one.kv.snapshot.segment)
+                twin.share(one.kv)
 
     def move(self, source: Owner, target: Owner) -> None:
         """Let one owner have all that another had, and nothing of its own."""
@@ -136,93 +124,81 @@ class KeptContexts:
         if source in self._by_owner:
             self._by_owner[target] = self._by_owner.pop(source)
 
-    def saved(self, source: Request, snapshot: KVSnapshot) -> list[Request]:
-        """The KV that a request left is saved; return who has waited for it."""
+    def saved(self, source: Request, snapshot: KVSnapshot) -> None:
+        """The KV that a request left is saved."""
         kv = self._coming.pop(source, None)
         if kv is None or not kv.contexts:
-            self._store.release(snapshot.segment)
-            return []
-        for _ in kv.contexts[1:]:
-            self._store.share(snapshot.segment)
-        kv.snapshot = replace(snapshot, keep=kv.tokens)
-        self._held[kv] = None
-        return self._end_wait(kv)
+            self._tiers.store.release(snapshot.segment)
+            return
+        self._tiers.hold(kv, replace(snapshot, keep=kv.tokens))
+        if kv.takers:
+            self._tiers.want(kv, _rank(kv.takers[0][0]))
 
-    def lost(self, source: Request) -> list[Request]:
-        """The KV that a request left will never be saved; return who has waited for it."""
+    def lost(self, source: Request) -> None:
+        """The KV that a request left will never be saved."""
         kv = self._coming.pop(source, None)
-        if kv is None:
-            return []
-        waited = self._end_wait(kv)
-        for context in kv.contexts:
-            context.kv = None
-        return waited
+        if kv is not None:
+            kv.is_coming = False
+            self.end_wait(kv, _SAVED)
+            self._tiers.lose(kv)
+
+    def end_wait(self, kv: Kv, cause: str) -> None:
+        """KV has come to memory, or never will: whoever has waited for it goes on."""
+        takers, kv.takers = kv.takers, []
+        for request, context in takers:
+            self._waiting.pop(request)
+            if kv.is_resident:
+                self._hand_over(context, request)
+            else:
+                request.reused_tokens = 0
+            self._let_run(request, cause)
 
     def give_back(self, request: Request) -> None:
         """A request will not take what it has waited for."""
-        for kv in self._coming.values():
-            for taker, context in kv.takers:
-                if taker is request:
-                    kv.takers.remove((taker, context))
-                    if context not in self._by_owner.get(_owner(request), ()):
-                        self._give_up(context)
-                    return
+        context = self._waiting.pop(request, None)
+        if context is None or context.kv is None:
+            return
+        context.kv.takers.remove((request, context))
+        if not context.kv.takers:
+            self._tiers.unwant(context.kv)
+        if not any(one is context for several in self._by_owner.values() for one in several):
+            self._give_up(context)
 
     def forget(self, owner: Owner) -> None:
         """A task ended, or a session of its."""
         for one in self._by_owner.pop(owner, ()):
             self._give_up(one)
 
-    def bytes_of(self, owner: Owner) -> int:
-        """What is saved of its KV; of what was forked, its part."""
-        held = [one.kv for one in self._by_owner.get(owner, ()) if one.kv]
-        return sum(kv.snapshot.size_bytes // len(kv.contexts) for kv in held if kv.snapshot)
-
-    def drop_oldest(self) -> None:
-        """Make room: give up KV. Raises StopIteration when there is none."""
-        kv = next(iter(self._held))
-        for context in list(kv.contexts):
-            self._give_up(context)
+    def standing(self, owner: Owner) -> tuple[str, int]:
+        """Return where its KV is, and how many bytes; of what was forked, its part."""
+        several = [one.kv for one in self._by_owner.get(owner, ()) if one.kv is not None]
+        sizes = [kv.snapshot.size_bytes // len(kv.contexts) for kv in several if kv.snapshot is not None]
+        if not sizes:
+            return "none", 0
+        return "memory" if several[-1].is_resident else "disk", sum(sizes)
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _end_wait(self, kv: Kv) -> list[Request]:
-        kv.is_coming = False
-        takers, kv.takers = kv.takers, []
-        for request, context in takers:
-            if kv.snapshot is not None:
-                self._hand_over(context, request)
-            else:
-                request.reused_tokens = 0
-        return [request for request, _ in takers]
-
     def _hand_over(self, context: Context, request: Request) -> None:
-        """A context's share of its KV goes to a request; how it came about stays known."""
-        kv = self._part(context)
+        """A request takes a context's part in its KV; how it came about stays known."""
+        kv = context.kv
+        assert kv is not None
         assert kv.snapshot is not None
         request.snapshot = replace(kv.snapshot, keep=request.reused_tokens)
         request.kv_tokens = request.reused_tokens
+        context.kv = None
+        kv.contexts.remove(context)
+        self._tiers.part(kv)
 
     def _give_up(self, context: Context) -> None:
-        """Let go of a context's share of its KV, unless somebody waits to take it."""
-        if context.kv is None or _is_awaited(context, context.kv):
+        """Let go of a context's part in its KV, unless somebody waits to take it."""
+        kv = context.kv
+        if kv is None or _is_awaited(context, kv):
             return
-        kv = self._part(context)
-        if kv.snapshot is not None:
-            self._store.release(kv.snapshot.segment)
-
-    def _part(self, context: Context) -> Kv:
-        kv, context.kv = context.kv, None
-        assert kv is not None
+        context.kv = None
         kv.contexts.remove(context)
         if not kv.contexts:
-            self._held.pop(kv, None)
-        return kv
-
-
-def _share(kv: Kv, context: Context) -> None:
-    context.kv = kv
-    kv.contexts.append(context)
+            self._tiers.drop(kv)
 
 
 def _has_kv(context: Context) -> bool:
@@ -236,6 +212,10 @@ def _is_awaited(context: Context, kv: Kv) -> bool:
 
 def _owner(request: Request) -> Owner:
     return request.task.pid if request.session is None else request.session
+
+
+def _rank(request: Request) -> SchedClass:
+    return request.task.sched.sched_class
 
 
 def _end(turns: Turns) -> int:

@@ -6,20 +6,26 @@ lost, the tokens are enough to go on exactly.
 
 from __future__ import annotations
 
-from kernel.context.store import SegmentStore
+from collections.abc import Callable
+
+from kernel.context.kv import Kv
+from kernel.context.tiers import Tiers
 from kernel.engine.base import RECOMPUTE, EngineInfo, Save
 from kernel.objects import KVSnapshot, Request
 from kernel.sched.flight import Flight, Totals, token_digest
 from kernel.sched.kept import KeptContexts
 from kernel.states import RequestState
 
+_READ = "what it goes on with was on the disk"
+_IN_LINE = "there was no memory for what it goes on with"
+
 
 class Parking:
-    """One model's contexts off their slots."""
+    """One model's contexts off their slots. `let_run` is told of whoever has waited for one."""
 
-    def __init__(self, store: SegmentStore, totals: Totals) -> None:
-        self.kept = KeptContexts(store)
-        self.store = store
+    def __init__(self, tiers: Tiers, totals: Totals, let_run: Callable[[Request, str], None]) -> None:
+        self.kept = KeptContexts(tiers, let_run)
+        self.tiers, self.store = tiers, tiers.store
         self._totals = totals
         self._leaving: dict[int, Request] = {}  # by the slot that a finished request has just left
 
@@ -46,35 +52,30 @@ class Parking:
         if info.exactness == RECOMPUTE:
             return False
         size_bytes = self.size_of(request, info)
-        segment = self.store.acquire(size_bytes)
-        while segment is None and len(self.kept):
-            self.kept.drop_oldest()
-            segment = self.store.acquire(size_bytes)
+        segment = self.tiers.room(size_bytes)
         if segment is None:
             return False
         digest = token_digest(request.tokens[: request.kv_tokens])
         flight.saves[segment] = (request, Save(slot, segment, request.kv_tokens, digest))
         return True
 
-    def save_leaving(self, flight: Flight, info: EngineInfo) -> list[Request]:
-        """Save what finished requests leave in their slots; return who waited for one that cannot be saved."""
-        waited: list[Request] = []
+    def save_leaving(self, flight: Flight, info: EngineInfo) -> None:
+        """Save what finished requests leave in their slots."""
         for slot, request in self._leaving.items():
             if not request.kv_tokens or not self.plan_save(request, slot, flight, info):
-                waited += self.kept.lost(request)
+                self.kept.lost(request)
         self._leaving.clear()
-        return waited
 
-    def commit(self, request: Request, save: Save, size_bytes: int) -> list[Request]:
-        """A save is whole: it takes the place of the request's older snapshot. Return who waited for it."""
+    def commit(self, request: Request, save: Save, size_bytes: int) -> None:
+        """A save is whole: it takes the place of the request's older snapshot."""
         self._totals.switch_bytes += size_bytes
         request.task.usage.switch_bytes += size_bytes
         snapshot = KVSnapshot(save.segment, save.tokens, save.digest, size_bytes, keep=save.tokens)
         if request.is_finished:
-            return self.kept.saved(request, snapshot)
+            self.kept.saved(request, snapshot)
+            return
         self.drop_snapshot(request)
         request.snapshot = snapshot
-        return []
 
     def count_restore(self, request: Request) -> None:
         size_bytes = request.snapshot.size_bytes if request.snapshot else 0
@@ -84,16 +85,31 @@ class Parking:
         self._totals.restores += 1
         self._totals.switch_bytes += size_bytes
 
-    def core_lost(self, flight: Flight | None) -> list[Request]:
-        """Slots are gone, and saves under way; return who waited for one of these."""
-        waited: list[Request] = []
+    def swap(self, now_ns: int, is_idle: bool) -> None:
+        """Let contexts go to disk and come from it."""
+        self.tiers.write(now_ns, is_idle)
+        while (kv := self.tiers.serve(now_ns)) is not None:
+            self._end_wait(kv, _IN_LINE)
+
+    def swapped(self, ticket: int, error: str, now_ns: int) -> None:
+        """The disk has made a copy; error: it has not."""
+        kv = self.tiers.done(ticket, error, now_ns)
+        if kv is not None:
+            self._end_wait(kv, _READ)
+
+    def _end_wait(self, kv: Kv, cause: str) -> None:
+        self.kept.end_wait(kv, cause)
+        if not kv.is_resident:
+            self.tiers.lose(kv)
+
+    def core_lost(self, flight: Flight | None) -> None:
+        """Slots are gone, and saves under way."""
         for segment, (request, _) in flight.saves.items() if flight else ():
             self.store.release(segment)  # not whole; the older snapshot, if any, is still held
-            waited += self.kept.lost(request)
+            self.kept.lost(request)
         for request in self._leaving.values():
-            waited += self.kept.lost(request)
+            self.kept.lost(request)
         self._leaving.clear()
-        return waited
 
     def fall_back(self, request: Request, has_core: bool) -> None:
         """What the slot held is lost: go back to the snapshot, or to nothing."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from kernel.context.store import SegmentStore
+from kernel.context.tiers import Tiers
 from kernel.engine.base import EngineInfo, Restore, Row, Sampled, StepPlan, StepResult
 from kernel.limits import MAX_CORE_DEATHS
 from kernel.objects import Request, Task
 from kernel.sched.charging import Charging
+from kernel.sched.coreside import CoreSide
 from kernel.sched.feeding import Feeding
 from kernel.sched.flight import Flight, Totals, opening_of
 from kernel.sched.groups import Groups
@@ -31,7 +32,7 @@ class Scheduler:
     """Slots, runnable requests and the step in flight. `settled` is told of every slot gained or lost."""
 
     def __init__(
-        self, groups: Groups, prefill_tokens: int, store: SegmentStore, settled: Callable[[Request], None]
+        self, groups: Groups, prefill_tokens: int, tiers: Tiers, settled: Callable[[Request], None]
     ) -> None:
         self.totals = Totals()
         self.info: EngineInfo | None = None  # None: no core is ready
@@ -43,14 +44,11 @@ class Scheduler:
         self._feeding = Feeding(prefill_tokens, groups, self.charging)
         self._settled = settled
         self._runnable: dict[Request, None] = {}
-        self._parking = Parking(store, self.totals)
+        self._parking = Parking(tiers, self.totals, self._let_run)
         self.kept = self._parking.kept
         self._residency = Residency(self._parking, self._runnable.keys(), self._pause, self._let_run)
         self._slots: list[Request | None] = []
-        self._dirty: set[int] = set()  # slots whose KV nobody wants any more
-        self._opened: set[int] = set()  # slots whose request the core knows how to draw for
-        self._gated: set[int] = set()  # requests for which the core keeps a place in a grammar
-        self._closes: list[int] = []  # of those, the ones that ended
+        self._coreside = CoreSide()
         self._flight: Flight | None = None
         self._steps_planned = 0
         self._suspects = SuspectTurns()
@@ -84,9 +82,7 @@ class Scheduler:
         self._residency.forget(request)
         self.kept.give_back(request)
         if request.is_finished:
-            if request.number in self._gated:
-                self._gated.remove(request.number)
-                self._closes.append(request.number)
+            self._coreside.ended(request)
             if self.info is not None and self.info.can_trim:
                 self._parking.keep(request)
             self._leave_slot(request, now_ns)
@@ -136,9 +132,12 @@ class Scheduler:
 
     def plan(self, now_ns: int) -> StepPlan | None:
         """Return the next step, or None when the core is away, at work, or has nothing to do."""
+        self._now_ns = now_ns
+        self._parking.swap(now_ns, is_idle=not (self._flight or self._runnable))
         if self.info is None or self._flight is not None:
             return None
-        if not (self._runnable or any(self._slots) or self._closes or self._parking.is_leaving or self.paused):
+        is_due = self._coreside.has_closes or self._parking.is_leaving or self.paused
+        if not (is_due or self._runnable or any(self._slots)):
             return None
         plan = self._plan(self.info, now_ns)
         if plan is None and self.paused:  # whoever was to run was paused: others may, with the slots empty
@@ -146,24 +145,20 @@ class Scheduler:
         return plan
 
     def _plan(self, info: EngineInfo, now_ns: int) -> StepPlan | None:
-        self._now_ns = now_ns
         self._residency.resume(info, len(self._slots))
         flight = Flight(self._steps_planned + 1)
-        for taker in self._parking.save_leaving(flight, info):
-            self._let_run(taker, "what it goes on with was being saved")
+        self._parking.save_leaving(flight, info)
         chosen, banks, rescued = self._choose(flight, now_ns)
         working = self._suspects.choose(chosen, bool(flight.saves or flight.restores))
         decodes, chunks = self._feed(working, rescued, flight)
         running = self.waits.tasks - self.waits.waiting
         self.pressure.note(now_ns, self.waits.waiting, running)
         self.memory_pressure.note(now_ns, self.paused, running)
-        if not (decodes or chunks or flight.saves or flight.restores or self._closes):
+        if not (decodes or chunks or flight.saves or flight.restores or self._coreside.has_closes):
             return None
         self._steps_planned = flight.number
         self._flight = flight
-        clears, closes = tuple(sorted(self._dirty)), tuple(self._closes)
-        self._dirty.clear()
-        self._closes.clear()
+        clears, closes = self._coreside.forgets()
         return StepPlan(
             number=flight.number,
             closes=closes,
@@ -177,8 +172,15 @@ class Scheduler:
         )
 
     def next_timer_ns(self) -> int | None:
-        """When there may be something to do though nothing happens: a group's cap lets it go on."""
-        return None if self._flight is not None else self.queues.next_free_ns()
+        """When there may be something to do though nothing happens: a cap ends, or a read had no room for too long."""
+        free_ns = None if self._flight is not None else self.queues.next_free_ns()
+        times = free_ns, self._parking.tiers.next_timer_ns()
+        return min((at for at in times if at is not None), default=None)
+
+    def swapped(self, ticket: int, error: str, now_ns: int) -> None:
+        """A context was written to disk, or read from it; error: it was not."""
+        self._now_ns = now_ns
+        self._parking.swapped(ticket, error, now_ns)
 
     def _choose(self, flight: Flight, now_ns: int) -> tuple[list[Request], tuple[int, ...], list[Request]]:
         """Return who holds a slot in this step, which banks have memory, who is rescued; having moved everybody."""
@@ -240,10 +242,9 @@ class Scheduler:
         self.waits.runs(request, now_ns, how)
         self.queues.runs(request, now_ns)
         flight.admitted[slot] = request
-        self._dirty.add(slot)
-        if request.snapshot is not None:
-            held = request.snapshot
-            self._dirty.discard(slot)  # restoring clears
+        held = request.snapshot
+        self._coreside.taken(slot, is_restored=held is not None)
+        if held is not None:
             restore = Restore(slot, held.segment, held.tokens, held.digest, held.keep)
             flight.restores[slot] = (request, restore)
         self._settled(request)
@@ -260,11 +261,8 @@ class Scheduler:
             assert slot is not None
             for start, end, parts in rows:
                 is_last = end == len(tokens)
-                if is_last and slot not in self._opened:
-                    self._opened.add(slot)
+                if is_last and self._coreside.opens(slot, request):
                     flight.openings.append(opening_of(request))
-                    if request.constraint is not None:
-                        self._gated.add(request.number)
                 (chunks if parts else decodes).append(Row(slot, start, tuple(tokens[start:end]), is_last))
                 flight.rows[slot] = (request, end)
         return decodes, chunks
@@ -276,7 +274,7 @@ class Scheduler:
         self.info = info
         self._now_ns = now_ns
         self._slots = [None] * info.slots
-        self._dirty.clear()
+        self._coreside = CoreSide()
         self.queues.fit(info, self._runnable)
 
     def step_done(
@@ -292,8 +290,7 @@ class Scheduler:
         self._now_ns = result.ended_ns
         self.totals.add(result)
         for segment, size_bytes in result.saved:
-            for taker in self._parking.commit(*flight.saves[segment], size_bytes):
-                self._let_run(taker, "what it goes on with was being saved")
+            self._parking.commit(*flight.saves[segment], size_bytes)
         failed = dict(result.failed_restores)
         for slot, (request, _) in flight.restores.items():
             if slot not in failed:
@@ -321,7 +318,7 @@ class Scheduler:
         self._now_ns = now_ns
         has_core = self.info is not None
         flight, self._flight, self.info = self._flight, None, None
-        takers = self._parking.core_lost(flight)
+        self._parking.core_lost(flight)
         for request in flight.requests() if flight else ():
             request.core_deaths += not request.is_finished
         for request in [item for item in self._slots if item is not None]:
@@ -337,12 +334,7 @@ class Scheduler:
             if not request.is_finished:
                 self._parking.fall_back(request, has_core)
         self._slots = []
-        self._dirty.clear()
-        self._opened.clear()
-        self._gated.clear()
-        self._closes.clear()
-        for taker in takers:
-            self._let_run(taker, "the LLM core died")
+        self._coreside = CoreSide()
         present = flight.requests() if flight else set()
         doomed = [item for item in present if item.core_deaths >= MAX_CORE_DEATHS]
         return sorted((item for item in doomed if not item.is_finished), key=lambda item: item.number)
@@ -387,8 +379,7 @@ class Scheduler:
         if request.slot is None:
             return
         self._slots[request.slot] = None
-        self._dirty.add(request.slot)
-        self._opened.discard(request.slot)
+        self._coreside.left(request.slot)
         request.slot = None
         request.waits_since_ns = now_ns
         request.task.running -= 1

@@ -225,6 +225,21 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
+    "ctx.stat": (
+        {},
+        {
+            "models": [
+                {
+                    "name": "chat", "token_bytes": 23040, "waiting": 1, "written_bytes": 1 << 30, "read_bytes": 4096,
+                    "tiers": [
+                        {"tier": "slot", "contexts": 2, "bytes": 46080, "limit_bytes": 1 << 30},
+                        {"tier": "memory", "contexts": 3, "bytes": 65536, "limit_bytes": 1 << 28},
+                        {"tier": "disk", "contexts": 1, "bytes": 65536, "limit_bytes": 1 << 33},
+                    ],
+                }
+            ]
+        },
+    ),
 }  # fmt: skip
 
 

@@ -41,26 +41,45 @@ def _check_kept(scheduler: Scheduler, living: set[int]) -> None:
     known = [one for several in kept._by_owner.values() for one in several]
     assert all((one if isinstance(one, int) else one.task.pid) in living for one in kept._by_owner)
     assert all(len(several) <= MAX_KEPT_CONTEXTS for several in kept._by_owner.values())
-    assert {one.kv for one in known if one.kv and one.kv.snapshot} == set(kept._held)
-    for kv in (*kept._held, *kept._coming.values()):
+    tiers = scheduler._parking.tiers
+    reading = [kv for kv, _ in tiers._reads.values() if kv.contexts]
+    line = [kv for several in tiers._lines.values() for kv in several]
+    called = [kv for kv in line if not kv.is_resident]
+    resident = [*tiers._dirty, *tiers._clean, *tiers._queued]
+    held = [*resident, *tiers._away, *called, *reading]
+    assert len(set(held)) == len(held), "a context is in two tiers"
+    assert {one.kv for one in known if one.kv and one.kv.snapshot} == set(held)
+    for kv in (*held, *kept._coming.values()):
         assert all(one.kv is kv for one in kv.contexts)
-        assert (kv.snapshot is None) == kv.is_coming == (kv not in kept._held)
+        assert (kv.snapshot is None) == kv.is_coming == (kv not in held)
         assert kv.contexts or kv.is_coming
+        assert kv.is_resident == (kv in resident)
+        assert (kv.extent is None) == (kv in tiers._dirty or kv.is_coming)
+        assert bool(kv.takers) == (kv in line) or kv.is_coming or kv in reading
+        assert kv not in tiers._queued or kv in line
+        assert kv not in tiers._clean or kv not in line
+    extents = [kv.extent for kv in held if kv.extent] + [write.extent for write in tiers._writes.values()]
+    assert sum(one.size_bytes for one in extents) == tiers.space.used_bytes
+    assert tiers._kept_bytes == sum(tiers.store.size_of(kv.snapshot.segment) for kv in resident)
+    waiting = {taker: context for kv in (*held, *kept._coming.values()) for taker, context in kv.takers}
+    assert waiting == kept._waiting
     leaving = set(scheduler._parking._leaving.values())
     if scheduler._flight is not None:
         leaving |= {request for request, _ in scheduler._flight.saves.values() if request.is_finished}
     assert kept._coming.keys() <= leaving, "a context is coming that nobody saves"
-    for taker, context in (pair for kv in kept._coming.values() for pair in kv.takers):
+    for taker, context in waiting.items():
         assert taker not in scheduler._runnable
         assert not taker.is_finished
-        assert context.kv in kept._coming.values()
+        assert context.kv is not None
 
 
 def _check_segments(core: Core, tasks: list[Task]) -> None:
     """Every lent segment has as many users as it has shares."""
     flight = core.scheduler._flight
     users = Counter(flight.saves.keys() if flight is not None else ())
-    users.update(kv.snapshot.segment for kv in core.scheduler.kept._held for _ in kv.contexts)
+    tiers = core.tiers
+    users.update(kv.snapshot.segment for kv in (*tiers._dirty, *tiers._clean, *tiers._queued))
+    users.update(segment for _, segment in tiers._reads.values())
     users.update(
         one.snapshot.segment for task in tasks for one in task.requests if one.snapshot and one.core == core.number
     )

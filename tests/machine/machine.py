@@ -22,6 +22,7 @@ from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
 from kernel.abi.errors import KernelError
 from kernel.config import Config, ModelConfig
 from kernel.context.store import SegmentStore
+from kernel.context.tiers import Tiers
 from kernel.core import Kernel
 from kernel.effects import (
     AskCore,
@@ -40,6 +41,8 @@ from kernel.effects import (
     Signal,
     StartCore,
     StopCore,
+    SwapIn,
+    SwapOut,
     Watch,
 )
 from kernel.engine.base import EngineError, StepPlan
@@ -56,6 +59,7 @@ from kernel.events import (
     Spawned,
     SpawnFailed,
     StepDone,
+    SwapDone,
     TimerFired,
 )
 from kernel.objects import Task
@@ -102,6 +106,9 @@ class Machine:
         self.engines: dict[int, FakeEngine] = {}
         self.working: dict[int, StepPlan] = {}  # what a core works on
         self.asks: deque[AskCore] = deque()
+        self.copies: deque[SwapOut | SwapIn] = deque()  # that the disk is to make
+        self.disk: dict[int, np.ndarray] = {}  # by offset
+        self.disk_error = ""  # of every copy
         self.plans: list[StepPlan] = []  # of all cores
         self.segments: dict[int, np.ndarray] = {}
         self.owners: dict[int, tuple[int, int]] = {}  # (pid, birth) by segment, of those of tasks
@@ -160,6 +167,10 @@ class Machine:
     def store(self) -> SegmentStore:
         return self.kernel.cores.first.store
 
+    @property
+    def tiers(self) -> Tiers:
+        return self.kernel.cores.first.tiers
+
     def core_up(self, core: int = 0, **changes: Any) -> None:
         """A core that was to be started is ready; `changes` are what its options say otherwise."""
         self.loading.remove(core)
@@ -204,8 +215,22 @@ class Machine:
                 error = str(failure)
             self.event(CoreAnswer(self.now_ns, ask.ticket, value, error))
 
+    def copy(self) -> None:
+        """The disk makes the copies that it was asked for, the oldest first."""
+        while self.copies:
+            effect = self.copies.popleft()
+            array = self.segments.get(effect.segment)
+            if array is None:  # it was dropped meanwhile: whose it was does not care
+                array = np.zeros(effect.size_bytes, np.uint8)
+            if not self.disk_error and isinstance(effect, SwapOut):
+                self.disk[effect.offset] = array[: effect.size_bytes].copy()
+            elif not self.disk_error:
+                array[: effect.size_bytes] = self.disk[effect.offset][: effect.size_bytes]
+            self.event(SwapDone(self.now_ns, effect.core, effect.ticket, self.disk_error))
+
     def step(self) -> bool:
         """Let every core finish the step it works on, in the same time; False when none has one."""
+        self.copy()
         self.answer_asks()
         working, self.working = self.working, {}
         began_ns = self.now_ns
@@ -216,9 +241,9 @@ class Machine:
         return bool(working)
 
     def run(self, limit: int = 20_000) -> int:
-        """Step until the core has nothing to do; return the number of steps."""
+        """Step until the core and the disk have nothing to do; return the number of steps."""
         for count in range(limit):
-            if not self.step():
+            if not self.step() and not self.copies and not self.asks and not self.working:
                 return count
         raise AssertionError(f"still working after {limit} steps")
 
@@ -418,6 +443,8 @@ _EFFECTS: dict[type, Any] = {
     Halt: Machine._halt,
     StartCore: Machine._start_core,
     StopCore: Machine._stop_core,
+    SwapOut: lambda machine, effect: machine.copies.append(effect),
+    SwapIn: lambda machine, effect: machine.copies.append(effect),
     AskCore: Machine._ask_core,
     Launch: lambda machine, effect: machine.launches.append(effect),
     Signal: lambda machine, effect: machine.signals.append((effect.pid, effect.number)),

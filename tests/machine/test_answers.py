@@ -69,6 +69,7 @@ def answers() -> dict[str, dict]:
         "ctx.open": peer.call("ctx.open"),
         "ctx.fork": peer.call("ctx.fork", session=1),
         "ctx.list": peer.call("ctx.list"),
+        "ctx.stat": peer.call("ctx.stat"),
         "ctx.commit": peer.call("ctx.commit", session=2),
         "ctx.close": peer.call("ctx.close", session=1),
         "group.create": operator.call("group.create", path="/a"),
@@ -104,7 +105,7 @@ def test_an_answer_has_every_field_that_its_frozen_one_has(path):
 
 
 def test_every_field_of_an_answer_is_documented():
-    lists = {"proc.ps": "tasks", "llm.models": "models", "ctx.list": "sessions"}
+    lists = {"proc.ps": "tasks", "llm.models": "models", "ctx.list": "sessions", "ctx.stat": "models"}
     missing = {
         f"{form}: {key}"
         for form, body in ANSWERS.items()

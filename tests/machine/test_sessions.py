@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cut_engine import cut_engine  # noqa: F401 - a fixture
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from machine import MODELS, Machine, Peer, at_most
 
@@ -106,8 +106,8 @@ def test_a_session_goes_on_with_the_same_tokens_when_its_memory_was_taken():
         machine = Machine()
         peer, session = opened(machine)
         turn(machine, peer, session, SYSTEM, user("one"))
-        while takes and len(machine.scheduler.kept):
-            machine.scheduler.kept.drop_oldest()
+        while takes and len(machine.tiers):
+            machine.tiers.drop_oldest()
         assert stand(peer, session)["where"] == ("none" if takes else "memory")
         replies.append(turn(machine, peer, session, user("two")))
     assert replies[0]["tokens"] == replies[1]["tokens"]
@@ -372,7 +372,7 @@ def test_memory_taken_from_forks_is_taken_from_all_of_them_and_changes_no_token(
         turn(machine, peer, session, SYSTEM, user("one"))
         children = peer.ask("ctx.fork", session=session, count=2)["sessions"]
         if takes:
-            machine.scheduler.kept.drop_oldest()
+            machine.tiers.drop_oldest()
             assert machine.store.lent_bytes == 0
         tokens.append([turn(machine, peer, child, user("two"))["tokens"] for child in children])
     assert tokens[0] == tokens[1]
@@ -391,6 +391,9 @@ steps = st.lists(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps, slots=st.integers(1, 3), room=st.sampled_from([0, 1 << 14, 1 << 24]))
+@example(
+    steps=[("say", 0, 1), ("say", 0, 13), ("cancel", 0, 2), ("cancel", 0, 1), ("say", 0, 1)], slots=1, room=0
+)  # turns cut off while they computed again what had been said
 def test_whatever_is_done_with_sessions_an_answer_follows_from_what_was_said_before_it(steps, slots, room):
     """Each session is told twice: amid everything, and alone on a machine where nothing ever goes wrong."""
     machine = Machine(slots=slots, snapshot_bytes=room, quantum_tokens=2, window_tokens=2048)
@@ -422,8 +425,8 @@ def test_whatever_is_done_with_sessions_an_answer_follows_from_what_was_said_bef
             else:
                 answers[*said[session], text] = peer.reply(call)["tokens"]
                 said[session] = [*said[session], text]
-        elif what == "drop memory" and len(machine.scheduler.kept):
-            machine.scheduler.kept.drop_oldest()
+        elif what == "drop memory" and len(machine.tiers):
+            machine.tiers.drop_oldest()
         elif what == "core dies":
             machine.core_dies()
             machine.core_up()

@@ -1427,6 +1427,15 @@ def an_agent_lists_its_sessions(machine):
     return peer, call
 
 
+@case("ctx.stat")
+def anybody_sees_where_contexts_are(machine):
+    peer = machine.agent()
+    call = peer.call("ctx.stat")
+    (model,) = peer.reply(call)["models"]
+    assert [tier["tier"] for tier in model["tiers"]] == ["slot", "memory", "disk"]
+    return peer, call
+
+
 @case("ctx.list", "ESRCH")
 def sessions_of_no_such_task_cannot_be_listed(machine):
     peer = machine.operator()

@@ -50,3 +50,20 @@ def test_a_pid_that_there_is_not_is_said_in_one_line(kernel, capsys):  # noqa: F
     kernel.on["ctx.list"] = lambda call: call.fail(Errno.ESRCH, "ctx.list: no task 5")
     assert main(["ctx", "ls", "5"]) != Exit.OK
     assert capsys.readouterr().err == "agentix ctx: ctx.list: no task 5\n"
+
+
+def test_places_of_contexts_are_shown_with_what_they_hold(kernel, capsys):  # noqa: F811
+    tiers = [
+        {"tier": "slot", "contexts": 2, "bytes": 1 << 20, "limit_bytes": 1 << 30},
+        {"tier": "memory", "contexts": 3, "bytes": 2 << 20, "limit_bytes": 1 << 30},
+        {"tier": "disk", "contexts": 1, "bytes": 3 << 20, "limit_bytes": 8 << 30},
+    ]
+    model = {"name": "chat", "token_bytes": 9, "tiers": tiers, "waiting": 4, "written_bytes": 5 << 20, "read_bytes": 0}
+    kernel.on["ctx.stat"] = answer({"models": [model]})
+    assert main(["ctx", "stat"]) == Exit.OK
+    heading, _, memory, disk = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["MODEL", "WHERE", "CONTEXTS", "KV", "LIMIT", "WAITING", "WRITTEN", "READ"]
+    assert memory.split() == ["chat", "memory", "3", "2.0", "MiB", "1.0", "GiB", "-", "-", "-"]
+    assert disk.split() == ["chat", "disk", "1", "3.0", "MiB", "8.0", "GiB", "4", "5.0", "MiB", "0", "B"]
+    assert main(["ctx", "stat", "--json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out) == [model]

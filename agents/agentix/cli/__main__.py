@@ -144,9 +144,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_scheduling(add)
 
-    action = add_actions(add("ctx", "", "show the sessions that agents have open"), "ctx")
+    action = add_actions(add("ctx", "", "show the sessions that agents have open, and where contexts are"), "ctx")
     command = action("ls", "list sessions, and where their contexts are")
     command.add_argument("pid", type=int, nargs="?", default=0, metavar="PID", help="of one agent; all if left out")
+    command.add_argument("--json", action="store_true")
+    command = action("stat", "print how much is in slots, in memory and on disk")
     command.add_argument("--json", action="store_true")
 
     command = add("info", "system:info", "print the kernel's settings and counters")

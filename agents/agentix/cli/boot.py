@@ -61,6 +61,8 @@ def add_kernel_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slot-window", type=quantity, metavar="TOKENS", help="length of a short context, such as 2k")
     parser.add_argument("--window", type=quantity, metavar="TOKENS", help="length of the longest context, such as 32k")
     parser.add_argument("--kv-memory", type=quantity, metavar="BYTES", help="for resident contexts, such as 2g")
+    parser.add_argument("--swap", type=quantity, metavar="BYTES", help="for contexts on disk, such as 16g; 0: none")
+    parser.add_argument("--swap-folder", metavar="PATH", help="of the file for them; in the cache if left out")
     parser.add_argument("--gpu-layers", type=layers, metavar="N", help="on the GPU; auto: as many as fit")
     parser.add_argument(
         "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this machine"
@@ -113,6 +115,8 @@ def kernel_command(options: argparse.Namespace, name: str) -> list[str]:
         "slot_tokens": options.slot_window,
         "window_tokens": options.window,
         "kv_bytes": options.kv_memory,
+        "swap_bytes": options.swap,
+        "swap_folder": options.swap_folder,
         "gpu_layers": options.gpu_layers,
         "threads": options.threads,
         "flash_attention": options.flash_attention,

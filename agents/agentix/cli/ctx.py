@@ -1,4 +1,4 @@
-"""`ctx`: the sessions that agents have open, and where their contexts are.
+"""`ctx`: the sessions that agents have open, where their contexts are, and how much of each place is in use.
 
 Who uses it: __main__.py, with an operator's connection; its functions are named as the actions are.
 """
@@ -17,6 +17,7 @@ from agentix.cli.tasks import ANSWER_S
 from agentix.client import Connection
 
 HEADINGS = ("SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WHERE", "KV", "IDLE")
+TIER_HEADINGS = ("MODEL", "WHERE", "CONTEXTS", "KV", "LIMIT", "WAITING", "WRITTEN", "READ")
 
 
 def ls(connection: Connection, options: argparse.Namespace) -> int:
@@ -26,6 +27,31 @@ def ls(connection: Connection, options: argparse.Namespace) -> int:
     else:
         print(table(HEADINGS, [row(session) for session in sessions]))
     return Exit.OK
+
+
+def stat(connection: Connection, options: argparse.Namespace) -> int:
+    models = connection.call(calls.ctx_stat(), ANSWER_S)
+    if options.json:
+        print(json.dumps(models, indent=2))
+    else:
+        print(table(TIER_HEADINGS, [line for model in models for line in tier_rows(model)]))
+    return Exit.OK
+
+
+def tier_rows(model: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """A model's lines of `ctx stat`."""
+    disk = (model["waiting"], size(model["written_bytes"]), size(model["read_bytes"]))
+    return [
+        (
+            model["name"],
+            tier["tier"],
+            tier["contexts"],
+            size(tier["bytes"]),
+            size(tier["limit_bytes"]),
+            *(disk if tier["tier"] == "disk" else ("", "", "")),
+        )
+        for tier in model["tiers"]
+    ]
 
 
 def every_session(connection: Connection, pid: int) -> list[Mapping[str, Any]]:
