@@ -29,6 +29,7 @@ from kernel.context.swapfile import SwapFile
 from kernel.core import Kernel
 from kernel.effects import StartCore
 from kernel.engine import calibrationfile
+from kernel.engine.base import F16, KV_TYPES
 from kernel.engine.build import PACKAGE, tested_version_error
 from kernel.engine.calibration import Choice
 from kernel.engine.devices import host_free_bytes
@@ -209,7 +210,7 @@ def _find_models(config: Config) -> tuple[Config, int]:
     for model in config.models:
         try:
             file = resolve(model.path)
-            choices = calibrationfile.choices_path(file.path)
+            choices = calibrationfile.choices_path(file.path, config.kv_type)
         except ModelFileError as error:
             raise Refused(BAD_MODEL, str(error)) from None
         except OSError as error:
@@ -241,6 +242,11 @@ def _fit_to_machine(config: Config, weight_bytes: int) -> Config:
             raise Refused(USAGE, f"{name} is {value}: wanted at least {least}")
     if config.flash_attention not in ("auto", "on", "off"):
         raise Refused(USAGE, f"flash_attention {config.flash_attention!r} is not one of auto, on, off")
+    if config.kv_type not in KV_TYPES:
+        raise Refused(USAGE, f"kv_type {config.kv_type!r} is not one of {', '.join(KV_TYPES)}")
+    if config.kv_type != F16 and config.flash_attention == "off":
+        text = f"kv_type {config.kv_type} needs flash attention, and flash_attention is off"
+        raise Refused(USAGE, f"{text}: give --kv-type {F16}, or leave --flash-attention out")
     if config.slots is not None and config.slots > MAX_SLOTS:
         raise Refused(USAGE, f"slots is {config.slots}: llama.cpp holds at most {MAX_SLOTS} sequences")
     if config.snapshot_bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from kernel.engine.base import EngineOptions
+from kernel.engine.base import F16, EngineOptions
 
 DEFAULT_SLOTS = 24
 DEFAULT_PREFILL_TOKENS = 256
@@ -38,6 +38,7 @@ class Config:
     threads: int = 0  # of an LLM core; 0: as calibrated, or one for each physical core
     gpu_layers: int = -1  # on the GPU, where there is one; -1: as many as fit
     flash_attention: str = "auto"  # "on", "off", or what decodes faster on this machine
+    kv_type: str = F16  # of the keys and values in contexts: "f16", or "q8_0", which needs flash attention
     policy: str = "eevdf"  # of the group "/"
     quantum_tokens: int | None = None  # a turn, of policies that count it in tokens; None: the policy's own
     starve_ms: int = 1800  # without a slot, after which a task is rescued
@@ -64,6 +65,7 @@ class Config:
             threads=self.threads,
             extra_buffers=extra_buffers,
             flash_attention=self.flash_attention,
+            kv_type=self.kv_type,
             gpu_layers=self.gpu_layers,
             embedding=model.embedding,
             choices=model.choices,

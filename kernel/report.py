@@ -38,6 +38,7 @@ def describe(kernel: Kernel, now_ns: int) -> dict[str, Any]:
         "core_restarts": first.restarts,
         "extra_buffers": first.uses_extra_buffers,
         "flash_attention": info.flash_attention if info else None,
+        "kv_type": info.kv_type if info else None,
         "models": [_describe_core(core) for core in kernel.cores],
     }
 
@@ -212,8 +213,9 @@ def boot_line(name: str, info: EngineInfo) -> str:
     else:
         banks = " + ".join(f"{bank.slots} x {bank.window_tokens}" for bank in info.banks)
         attention = "on" if info.flash_attention else "off"
-        line = f"window {info.window_tokens} tokens, slots {banks}, flash attention {attention}"
-    how = "" if info.extra_buffers else ", without repacked weights (this build crashed with them)"
+        how = f"flash attention {attention}, KV {info.kv_type}"
+        line = f"window {info.window_tokens} tokens, slots {banks}, {how}"
+    less = "" if info.extra_buffers else ", without repacked weights (this build crashed with them)"
     return (
-        f"model {name} ({kind}) on {info.devices}: {line}, {info.threads} threads, loaded in {info.load_s:.1f} s{how}"
+        f"model {name} ({kind}) on {info.devices}: {line}, {info.threads} threads, loaded in {info.load_s:.1f} s{less}"
     )

@@ -59,11 +59,11 @@ class SysHello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysInfo:
     """Answer {version, model, description, is_ready, slots, window_tokens, threads, policy,
-    tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention,
+    tasks, uptime_s, kernel_pid, core_pid, core_restarts, extra_buffers, flash_attention, kv_type,
     models: [{name, state, core_pid, core_restarts, banks: [[slots, window_tokens, size_bytes]], kv_bytes}]}.
 
-    is_ready: the first model is loaded and an LLM core serves it. All but `models` is of the first model, or of
-    the kernel; llm.models says more of each."""
+    is_ready: the first model is loaded and an LLM core serves it; kv_type: of the keys and values in its contexts. All
+    but `models` is of the first model, or of the kernel; llm.models says more of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

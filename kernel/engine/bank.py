@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import llama_cpp
 import numpy as np
 
-from kernel.engine.base import CHUNK_TOKENS, EngineError, Row
+from kernel.engine.base import CHUNK_TOKENS, KV_TYPES, EngineError, Row
 from kernel.engine.batch import Batch, Feed, address_of
 from kernel.engine.cost import StepCosts
 from kernel.engine.kvstate import LayoutError
@@ -349,6 +349,7 @@ def _make_context(
         if wanted.flash_attention
         else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
+    options.type_k = options.type_v = KV_TYPES[wanted.kv_type]
     options.offload_kqv = wanted.on_device
     options.kv_unified = False
     options.swa_full = True  # a window's cells are kept, masked: each position has its own cell for good

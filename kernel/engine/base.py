@@ -23,6 +23,9 @@ WHOLE = "whole"  # they are saved and restored, but not cut back
 RECOMPUTE = "recompute"  # a restored one did not go on with the same bits: a parked one is computed again
 APPROXIMATE = "approximate"  # its neighbours change a row's last bits whatever is done: all works, bits differ
 
+F16, Q8_0 = "f16", "q8_0"
+KV_TYPES = {F16: 1, Q8_0: 8}  # that a context's keys and values may have, and ggml's number of each
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -165,6 +168,7 @@ class EngineOptions:
     threads: int = 0
     extra_buffers: bool = True
     flash_attention: str = "auto"
+    kv_type: str = F16  # one of KV_TYPES
     gpu_layers: int = -1  # -1: as many as fit
     embedding: bool = False  # the model answers llm.embed and nothing else
     choices: str = ""  # path of the file that holds what calibration chose for this model and machine
@@ -191,6 +195,7 @@ class EngineInfo:
     snapshot_overhead_bytes: int
     extra_buffers: bool  # llama.cpp's repacked weights are in use
     flash_attention: bool
+    kv_type: str  # of the keys and values in its contexts, where it has any
     chat_format: str  # how the model writes tool calls and reasoning; "" without a template
     takes_tools: bool  # its template shows tools to the model
     embedding_width: int  # 0: not an embedding model

@@ -1,11 +1,11 @@
 """Measures how this machine runs a model best: a little at a core's first boot, thoroughly when asked to.
 
 Who calls it: llama.py (choose), in a core with the model loaded; `agentix calibrate`, by way of `python -m
-kernel.engine.calibrate MODEL [--fast]`. What must hold: at boot it ends within its budget, or takes the first
-guess; a choice that is on disk is obeyed, for other modes give other bits.
+kernel.engine.calibrate MODEL [--fast] [--kv-type q8_0]`. What must hold: at boot it ends within its budget, or
+takes the first guess; a choice that is on disk is obeyed, for other modes give other bits.
 
 It prints lines of JSON: {"progress": text}, {"measured": one mode}, {"slots": steps of the chosen one}, and
-at the end {"choice": ..., "path": its file} or {"error": text, "status": as in docs/errors.md}.
+at the end {"choice": ..., "kv_type": ..., "path": its file} or {"error": text, "status": as in docs/errors.md}.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ import llama_cpp
 
 from kernel.engine import calibration, calibrationfile, family, probe
 from kernel.engine.bank import SlotBank, prepare
-from kernel.engine.base import CHUNK_TOKENS, EngineError, EngineMemoryError, EngineOptions
+from kernel.engine.base import (
+    CHUNK_TOKENS,
+    F16,
+    KV_TYPES,
+    EngineError,
+    EngineMemoryError,
+    EngineOptions,
+)
 from kernel.engine.calibration import Choice, Measured
 from kernel.engine.calibrationbench import DEEPEST_TOKENS, STEPS, WINDOW_TOKENS, Bench
 from kernel.engine.cost import StepCosts
@@ -60,7 +67,7 @@ def choose(model: llama_cpp.llama_model_p, options: EngineOptions, path: str) ->
     """
     kept = calibrationfile.read(Path(path)) if path else None
     known = kept or Choice()
-    given = None if options.flash_attention == "auto" else options.flash_attention == "on"
+    given = calibration.given_flash(options)
     threads = options.threads or known.threads
     flash = known.flash_attention if given is None else given
     if path and not options.embedding and (flash is None or not threads):
@@ -108,7 +115,8 @@ def _measure_briefly(
     with ExitStack() as stack:
 
         def bench_of(is_flash: bool) -> Bench:
-            bench = Bench(model, calibration.ROWS, ContextOptions(guess.threads, is_flash), traits, on_gpu)
+            mode = ContextOptions(guess.threads, is_flash, options.kv_type)
+            bench = Bench(model, calibration.ROWS, mode, traits, on_gpu)
             stack.callback(bench.close)
             return bench
 
@@ -143,9 +151,9 @@ def _measure_briefly(
 
 
 def measure_thoroughly(
-    model: llama_cpp.llama_model_p, slot_counts: Sequence[int], is_fast: bool, say: Say
+    model: llama_cpp.llama_model_p, options: EngineOptions, slot_counts: Sequence[int], is_fast: bool, say: Say
 ) -> Choice:
-    """Measure every mode, then numbers of slots in the best; say each and return the choice.
+    """Measure every mode that the options leave open, then numbers of slots in the best; return the choice.
 
     slot_counts: those that fit in memory, ascending.
     """
@@ -154,8 +162,10 @@ def measure_thoroughly(
     most = slot_counts[-1]
     rows = [count for count in TABLE_ROWS if count <= most]
     modes: list[Measured] = []
-    for is_flash in (guess.flash_attention, not guess.flash_attention):
-        with closing(_bench(model, most, guess.threads, is_flash, is_fast)) as bench:
+    given = calibration.given_flash(options)
+    for is_flash in (guess.flash_attention, not guess.flash_attention) if given is None else (given,):
+        mode = ContextOptions(guess.threads, is_flash, options.kv_type)
+        with closing(_bench(model, most, mode, is_fast)) as bench:
             for threads in sorted(_thread_counts(), key=lambda count: count != guess.threads):
                 state = "on" if is_flash else "off"
                 say({"progress": f"threads {threads}, flash attention {state}"})
@@ -164,7 +174,8 @@ def measure_thoroughly(
                 say({"measured": _shown(modes[-1])})
     best = calibration.best(modes[0], modes[1:])
     say({"progress": f"up to {most} slots"})
-    with closing(_bench(model, most, best.threads, best.flash_attention, is_fast)) as bench:
+    mode = ContextOptions(best.threads, best.flash_attention, options.kv_type)
+    with closing(_bench(model, most, mode, is_fast)) as bench:
         steps = bench.measure(_chunks(bench), slot_counts)
     say({"slots": _shown(steps)})
     slots = calibration.knee(steps.step_s)
@@ -202,12 +213,9 @@ def fitting_slots(facts: ModelFacts, options: EngineOptions, free: FreeMemory) -
     return found
 
 
-def _bench(
-    model: llama_cpp.llama_model_p, slots: int, threads: int, is_flash: bool, is_fast: bool
-) -> Bench:
+def _bench(model: llama_cpp.llama_model_p, slots: int, options: ContextOptions, is_fast: bool) -> Bench:
     """Return a bench in one mode, whose lone rows decode as a core would have them, or as --fast has them."""
     traits = probe.first_traits(model)
-    options = ContextOptions(threads, is_flash)
     vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     costs = StepCosts(llama_cpp.llama_model_size(model), 0)
 
@@ -238,13 +246,13 @@ def _description(model: llama_cpp.llama_model_p) -> str:
     return buffer.value.decode(errors="replace")
 
 
-def calibrate(name: str, is_fast: bool, say: Say) -> None:
+def calibrate(name: str, kv_type: str, is_fast: bool, say: Say) -> None:
     """Load a model, measure, and keep the choice. Raises ModelFileError and EngineError."""
     file = resolve(name)
-    path, options = str(file.path), EngineOptions()
+    path, options = str(file.path), EngineOptions(kv_type=kv_type)
     prepare()
     llama_cpp.llama_backend_init()
-    facts = gather(path)
+    facts = gather(path, kv_type)
     if facts.family == family.EMBEDDING:
         raise EngineError(f"model {name} computes embeddings: there is nothing to choose for it")
     free = free_memory()
@@ -255,15 +263,16 @@ def calibrate(name: str, is_fast: bool, say: Say) -> None:
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), wanted)
     if not model:
         raise EngineError(f"model {name}: llama.cpp cannot load this file as a GGUF model")
-    choice = measure_thoroughly(model, slot_counts, is_fast, say)
-    kept_at = calibrationfile.choices_path(file.path)
+    choice = measure_thoroughly(model, options, slot_counts, is_fast, say)
+    kept_at = calibrationfile.choices_path(file.path, kv_type)
     calibrationfile.write(kept_at, choice, path, replace=True)
-    say({"choice": asdict(choice), "path": str(kept_at)})
+    say({"choice": asdict(choice), "kv_type": kv_type, "path": str(kept_at)})
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernel.engine.calibrate")
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--kv-type", choices=KV_TYPES, default=F16)
     parser.add_argument("model", metavar="MODEL")
     chosen = parser.parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
@@ -272,7 +281,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(line), flush=True)
 
     try:
-        calibrate(chosen.model, chosen.fast, say)
+        calibrate(chosen.model, chosen.kv_type, chosen.fast, say)
     except (ModelFileError, EngineError) as error:
         status = _STATUS_MEMORY if isinstance(error, EngineMemoryError) else _STATUS_MODEL
         say({"error": str(error), "status": status})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from kernel.engine.base import CHUNK_TOKENS
+from kernel.engine.base import CHUNK_TOKENS, F16, EngineOptions
 
 PLAINLY = 0.9  # of the time that the first guess takes: less is plainly faster, more may be noise
 PROMPT_TOKENS, REPLY_TOKENS = 128, 128  # of the turn that a mode is judged by
@@ -64,6 +64,16 @@ class Measured:
 def prior(features: Collection[str], cores: int) -> Choice:
     """Return the first guess: a thread a core; no flash attention where the CPU multiplies in tiles."""
     return Choice(threads=max(1, cores), flash_attention="amx_tile" not in features)
+
+
+def given_flash(options: EngineOptions) -> bool | None:
+    """Return whether the options say flash attention is on or off; None: whichever is faster.
+
+    llama.cpp keeps values in blocks for flash attention alone.
+    """
+    if options.flash_attention == "auto":
+        return None if options.kv_type == F16 else True
+    return options.flash_attention == "on"
 
 
 def thread_counts(cores: int, cpus: int) -> tuple[int, ...]:

@@ -31,9 +31,9 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(os.path.expanduser(base)) / "agentix"
 
 
-def choices_path(model: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the choice for a model on this machine is kept, there or not. Raises OSError."""
-    return cache_folder(environment) / "calibration" / f"{_key(model)}.json"
+def choices_path(model: Path, kv_type: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the choice for a model and a type of KV on this machine is kept, there or not. Raises OSError."""
+    return cache_folder(environment) / "calibration" / f"{_key(model, kv_type)}.json"
 
 
 def read(path: Path) -> Choice | None:
@@ -76,13 +76,13 @@ def write(path: Path, choice: Choice, model: str, replace: bool) -> Choice:
             os.unlink(scratch)
 
 
-def _key(model: Path) -> str:
-    """Return 16 hexadecimal digits that differ with the model, the processor and the build of llama.cpp."""
+def _key(model: Path, kv_type: str) -> str:
+    """Return 16 hexadecimal digits that differ with the model, its KV, the processor and the build of llama.cpp."""
     with model.open("rb") as file:
         digest = hashlib.blake2b(file.read(FINGERPRINT_BYTES), digest_size=8)
         size = os.fstat(file.fileno()).st_size
     cpu = read_cpu()
-    facts = (size, cpu.machine, cpu.model, sorted(cpu.features), usable_cpus(), *_build())
+    facts = (size, kv_type, cpu.machine, cpu.model, sorted(cpu.features), usable_cpus(), *_build())
     digest.update(repr(facts).encode())
     return digest.hexdigest()
 

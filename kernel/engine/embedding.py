@@ -14,7 +14,15 @@ import numpy as np
 
 from kernel.engine import calibrate, devices, family, fit, inspect
 from kernel.engine.bank import PAD_TOKENS, prepare
-from kernel.engine.base import EXACT, EngineError, EngineInfo, EngineOptions, StepPlan, StepResult
+from kernel.engine.base import (
+    EXACT,
+    F16,
+    EngineError,
+    EngineInfo,
+    EngineOptions,
+    StepPlan,
+    StepResult,
+)
 from kernel.engine.batch import Batch, Feed
 from kernel.engine.llama import describe, load_model
 from kernel.engine.textside.client import TextSide
@@ -95,6 +103,7 @@ class EmbeddingEngine:
             snapshot_overhead_bytes=0,
             extra_buffers=options.extra_buffers,
             flash_attention=False,
+            kv_type=F16,
             chat_format="",
             takes_tools=False,
             embedding_width=self._context.width,

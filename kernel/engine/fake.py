@@ -79,6 +79,7 @@ class FakeEngine:
             snapshot_overhead_bytes=snapshot.HEADER_BYTES,
             extra_buffers=options.extra_buffers,
             flash_attention=options.flash_attention == "on",
+            kv_type=options.kv_type,
             chat_format="hermes",
             takes_tools=True,
             embedding_width=EMBEDDING_WIDTH if options.embedding else 0,

@@ -1,9 +1,9 @@
 """What a model is and needs, found without its weights: llama.cpp reads the file and simulates the memory.
 
 Who calls it: llama.py before it loads (gather); `agentix show` and `agentix ls`, which must not import
-llama.cpp, by way of `python -m kernel.engine.inspect [--brief] MODEL...`: one line of JSON for each model, in
-order. What must hold: no weights are read and no memory is taken in proportion to them; llama.cpp's log is
-silent after.
+llama.cpp, by way of `python -m kernel.engine.inspect [--brief] [--kv-type q8_0] MODEL...`: one line of JSON for
+each model, in order. What must hold: no weights are read and no memory is taken in proportion to them; llama.cpp's
+log is silent after.
 
 A file that makes ggml abort ends this process: whoever started it knows by the missing line.
 """
@@ -29,6 +29,8 @@ from kernel.engine import chatformat, family
 from kernel.engine.base import (
     CHUNK_TOKENS,
     EXACT,
+    F16,
+    KV_TYPES,
     WHOLE,
     EngineError,
     EngineMemoryError,
@@ -76,9 +78,7 @@ def opened(path: str) -> Iterator[llama_cpp.llama_model_p]:
         options.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
         if not model:
-            said = [text.strip().rpartition(": ")[2] for level, text in _lines if level == _ERROR]
-            reason = f" ({said[0]})" if said else ""
-            raise EngineError(f"model {path}: llama.cpp cannot load this file as a GGUF model{reason}")
+            raise EngineError(f"model {path}: llama.cpp cannot load this file as a GGUF model{_reason()}")
         try:
             yield model
         finally:
@@ -87,15 +87,25 @@ def opened(path: str) -> Iterator[llama_cpp.llama_model_p]:
         llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
 
 
-def gather(path: str) -> ModelFacts:
-    """Return what `fit.decide` wants to know of a model. Raises EngineError."""
+def _reason() -> str:
+    """Return what llama.cpp's log has as the first error, in brackets."""
+    said = [text.strip().rpartition(": ")[2] for level, text in _lines if level == _ERROR]
+    return f" ({said[0]})" if said else ""
+
+
+def gather(path: str, kv_type: str = F16) -> ModelFacts:
+    """Return what `fit.decide` wants to know of a model with KV of a type. Raises EngineError."""
     with opened(path) as model:
-        return facts_of(path, model)
+        return facts_of(path, model, kv_type)
 
 
-def facts_of(path: str, model: llama_cpp.llama_model_p) -> ModelFacts:
+def facts_of(path: str, model: llama_cpp.llama_model_p, kv_type: str) -> ModelFacts:
     """The same of a model that `opened` has."""
     kind = family.family_of(model)
+    is_flash = kv_type != F16
+    if is_flash and not any(_simulate(model, _SHORT, _FEW, is_flash, kv_type)):
+        text = f"model {Path(path).name}: llama.cpp cannot keep its contexts as {kv_type}{_reason()}"
+        raise EngineError(f"{text}: leave --kv-type out")
     layers = llama_cpp.llama_model_n_layer(model)
     weights = _tensor_sizes(path)
     each = [0] * layers
@@ -105,8 +115,8 @@ def facts_of(path: str, model: llama_cpp.llama_model_p) -> ModelFacts:
             each[int(match[1])] += count
     # a model without a matrix of its own for this uses the embedding's once more
     output = weights.get("output.weight", weights.get("token_embd.weight", 0))
-    work, flash_work = _measure_work(model)
-    short, long = (_simulate(model, tokens, _FEW, False)[0] for tokens in (_SHORT, _LONG))
+    work, flash_work = _measure_work(model, kv_type)
+    short, long = (_simulate(model, tokens, _FEW, is_flash, kv_type)[0] for tokens in (_SHORT, _LONG))
     per_token = round((long - short) / (_FEW * (_LONG - _SHORT)))
     return ModelFacts(
         name=Path(path).name,
@@ -123,7 +133,7 @@ def facts_of(path: str, model: llama_cpp.llama_model_p) -> ModelFacts:
     )
 
 
-def _measure_work(model: llama_cpp.llama_model_p) -> tuple[Work, Work]:
+def _measure_work(model: llama_cpp.llama_model_p, kv_type: str) -> tuple[Work, Work]:
     """Return the work space without and with flash attention.
 
     It is the largest of several things, each linear in something, so the sum of their slopes is enough.
@@ -132,10 +142,12 @@ def _measure_work(model: llama_cpp.llama_model_p) -> tuple[Work, Work]:
     rows = CHUNK_TOKENS * family.most_chunks(model)
     for is_flash in (False, True):
         short, middle, long = (
-            _simulate(model, tokens, _FEW, is_flash, rows)[1] for tokens in (_SHORT, _MIDDLE, _LONG)
+            _simulate(model, tokens, _FEW, is_flash, kv_type, rows)[1] for tokens in (_SHORT, _MIDDLE, _LONG)
         )
         slope = max(0.0, (long - middle) / (_LONG - _MIDDLE))
-        several, many = (_simulate(model, _SHORT, streams, is_flash, rows)[1] for streams in (_SEVERAL, _MANY))
+        several, many = (
+            _simulate(model, _SHORT, streams, is_flash, kv_type, rows)[1] for streams in (_SEVERAL, _MANY)
+        )
         each = max(0.0, (several - short) / (_SEVERAL - _FEW), (many - short) / (_MANY - _FEW))
         found.append(Work(max(short, int(middle - slope * _MIDDLE)) - int(each * _FEW), slope, each, rows))
     plain, flash = found
@@ -143,7 +155,12 @@ def _measure_work(model: llama_cpp.llama_model_p) -> tuple[Work, Work]:
 
 
 def _simulate(
-    model: llama_cpp.llama_model_p, window_tokens: int, streams: int, is_flash: bool, rows: int = CHUNK_TOKENS
+    model: llama_cpp.llama_model_p,
+    window_tokens: int,
+    streams: int,
+    is_flash: bool,
+    kv_type: str,
+    rows: int = CHUNK_TOKENS,
 ) -> tuple[int, int]:
     """Return (bytes of cells and states, bytes of work space) of a context, from llama.cpp's log.
 
@@ -155,6 +172,7 @@ def _simulate(
     options.n_seq_max = streams
     options.n_batch = options.n_ubatch = rows
     options.flash_attn_type = int(is_flash)
+    options.type_k = options.type_v = KV_TYPES[kv_type]
     options.kv_unified = False
     options.swa_full = True
     context = llama_cpp.llama_init_from_model(model, options)
@@ -215,8 +233,9 @@ def describe(name: str, options: EngineOptions, is_brief: bool) -> dict[str, Any
 
 
 def _more(path: str, model: llama_cpp.llama_model_p, options: EngineOptions) -> dict[str, Any]:
-    facts = facts_of(path, model)
-    options = replace(options, embedding=facts.family == family.EMBEDDING)
+    is_embedding = family.family_of(model) == family.EMBEDDING
+    options = replace(options, embedding=is_embedding, kv_type=F16 if is_embedding else options.kv_type)
+    facts = facts_of(path, model, options.kv_type)
     template = (llama_cpp.llama_model_chat_template(model, None) or b"").decode(errors="replace")
     prefix = family.architecture(model)
     try:
@@ -235,6 +254,7 @@ def _more(path: str, model: llama_cpp.llama_model_p, options: EngineOptions) -> 
         "exactness": PROMISES[facts.family],
         "weight_bytes": facts.weight_bytes,
         "kv_bytes_per_token": facts.kv_bytes_per_token,
+        "kv_type": options.kv_type,
         "state_bytes": facts.state_bytes,
         "has_template": bool(template),
         "chat_format": chatformat.detect(template),
@@ -248,13 +268,14 @@ def _more(path: str, model: llama_cpp.llama_model_p, options: EngineOptions) -> 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernel.engine.inspect")
     parser.add_argument("--brief", action="store_true")
+    parser.add_argument("--kv-type", choices=KV_TYPES, default=F16)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     chosen = parser.parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     status = 0
     for name in chosen.models:
         try:
-            line = describe(name, EngineOptions(), chosen.brief)
+            line = describe(name, EngineOptions(kv_type=chosen.kv_type), chosen.brief)
         except (ModelFileError, EngineError) as error:
             line, status = {"model": name, "error": str(error)}, 1
         print(json.dumps(line), flush=True)

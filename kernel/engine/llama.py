@@ -59,7 +59,7 @@ class LlamaEngine:
         began = time.monotonic()
         banks.prepare()
         llama_cpp.llama_backend_init()
-        facts = inspect.gather(path)
+        facts = inspect.gather(path, options.kv_type)
         free = devices.free_memory()
         fitted = fit.decide(facts, options, free)
         self._model = load_model(path, options, fitted.gpu_layers)
@@ -67,7 +67,7 @@ class LlamaEngine:
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._costs = StepCosts(llama_cpp.llama_model_size(self._model), facts.kv_bytes_per_token)
         choice = calibrate.choose(self._model, options, options.choices)
-        self._options = ContextOptions(choice.threads, choice.flash_attention)
+        self._options = ContextOptions(choice.threads, choice.flash_attention, options.kv_type)
         self._traits = probe.first_traits(self._model)
         mode = rowsfile.key(choice.flash_attention, options.extra_buffers, fitted.gpu_layers)
         known = rowsfile.read(options.choices, mode)
@@ -94,7 +94,7 @@ class LlamaEngine:
             [llama_cpp.llama_vocab_is_eog(self._vocab, token) for token in range(self._vocab_size)], bool
         )
         self._sampler = Sampler(self._vocab_size, choice.threads)
-        self._fingerprint = _fingerprint(path, choice.flash_attention)
+        self._fingerprint = _fingerprint(path, choice.flash_attention, options.kv_type)
         self.text = TextSide(path)
         self.info = EngineInfo(
             model=path,
@@ -115,6 +115,7 @@ class LlamaEngine:
             + 4 * max(bank.slots for bank in shapes),
             extra_buffers=options.extra_buffers,
             flash_attention=choice.flash_attention,
+            kv_type=options.kv_type,
             chat_format=self.text.facts.chat_format,
             takes_tools=self.text.facts.takes_tools,
             embedding_width=0,
@@ -341,7 +342,7 @@ def load_model(path: str, options: EngineOptions, gpu_layers: int) -> llama_cpp.
     return model
 
 
-def _fingerprint(path: str, has_flash: bool) -> bytes:
+def _fingerprint(path: str, has_flash: bool, kv_type: str) -> bytes:
     """Return 16 bytes that differ whenever a snapshot of one core would be wrong in another.
 
     The first MiB (all dimensions and the tokenizer's start), the size and the time of change stand for the
@@ -351,6 +352,6 @@ def _fingerprint(path: str, has_flash: bool) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     with Path(path).open("rb") as file:
         digest.update(file.read(1 << 20))
-    parts = (stat.st_size, stat.st_mtime_ns, has_flash)
+    parts = (stat.st_size, stat.st_mtime_ns, has_flash, kv_type)
     digest.update(repr((*parts, llama_cpp.__version__)).encode())
     return digest.digest()

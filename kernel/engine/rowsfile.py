@@ -1,7 +1,7 @@
 """What the probe found of a model's passes, kept beside its choices: trying takes seconds with a large model.
 
 Who calls it: llama.py. What must hold: a file is whole or absent, and what cannot be read counts as absent. The
-choices file's name stands for the model, the processor and the build; what else matters is the key here.
+choices file's name stands for the model, its KV's type, the processor and the build; what else matters is the key here.
 """
 
 from __future__ import annotations

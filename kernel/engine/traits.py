@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernel.engine.base import F16
 from kernel.engine.kvstate import Layout
 
 # ggml splits the KV of a single flash-attention row among threads once its extent reaches 512.
@@ -52,6 +53,7 @@ class ContextOptions:
 
     threads: int
     flash_attention: bool
+    kv_type: str = F16  # one of KV_TYPES
     on_device: bool = True  # KV cells lie where their layers are
 
 

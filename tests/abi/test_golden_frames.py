@@ -325,6 +325,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         "proc.ps",
         {"tasks": [EXAMPLES["proc.ps"][1]["tasks"][0] | {"context_tokens": 5, "context_limit": 8192}]},
     ),
+    "sys.info.kv.reply": ("sys.info", EXAMPLES["sys.info"][1] | {"kv_type": "q8_0"}),
 }  # fmt: skip
 
 

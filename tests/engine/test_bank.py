@@ -10,10 +10,11 @@ import llama_cpp
 import numpy as np
 import pytest
 
+from benchmarks.model_shapes import SHAPES
 from benchmarks.models import model_path
 from kernel.engine import bank as banks
 from kernel.engine.bank import SlotBank
-from kernel.engine.base import PASS_CHUNKS, Row
+from kernel.engine.base import F16, PASS_CHUNKS, Q8_0, Row
 from kernel.engine.cost import StepCosts
 from kernel.engine.probe import MOST_ROWS, WINDOW_TOKENS, Verdict, first_traits, probe
 from kernel.engine.snapshot import SnapshotError
@@ -26,13 +27,15 @@ WINDOW = 1024
 class Loaded:
     """A model, tried, with a way to make banks of it."""
 
-    def __init__(self, quantisation: str, flash: bool, shape: str = "default", threads: int = 2) -> None:
+    def __init__(
+        self, quantisation: str, flash: bool, shape: str = "default", threads: int = 2, kv_type: str = F16
+    ) -> None:
         banks.prepare()
         path = model_path(shape, quantisation)
         options = llama_cpp.llama_model_default_params()
         self.model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-        self.options = ContextOptions(threads, flash)
+        self.options = ContextOptions(threads, flash, kv_type)
         self.costs = StepCosts(4_000_000, 2048)
         self.traits = first_traits(self.model)
         self.verdict: Verdict = probe(lambda traits: self.bank(MOST_ROWS, WINDOW_TOKENS), self.traits, self.vocab)
@@ -41,10 +44,13 @@ class Loaded:
         return SlotBank(self.model, slots, window, self.options, self.traits, self.costs)
 
 
-@pytest.fixture(scope="module", params=["q8_0-flash", "q8_0-plain", "f16-flash", "f16-plain"])
+@pytest.fixture(
+    scope="module",
+    params=["q8_0-flash-f16", "q8_0-plain-f16", "f16-flash-f16", "f16-plain-f16", "q8_0-flash-q8_0", "f16-flash-q8_0"],
+)
 def loaded(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    quantisation, attention = request.param.split("-")
-    loaded = Loaded(quantisation, attention == "flash")
+    quantisation, attention, kv_type = request.param.split("-")
+    loaded = Loaded(quantisation, attention == "flash", kv_type=kv_type)
     yield loaded
     llama_cpp.llama_model_free(loaded.model)
 
@@ -99,6 +105,13 @@ def test_a_dense_model_is_found_exact(loaded):
     assert loaded.verdict.exactness == "exact"
     assert loaded.traits.layout is not None
     assert loaded.verdict.bytes_per_token > 0
+
+
+def test_a_token_of_q8_0_takes_34_bytes_where_f16_takes_64(loaded):
+    shape = SHAPES["default"]
+    values = 2 * shape.layers * shape.kv_width
+    exactly = values * 34 // 32 if loaded.options.kv_type == Q8_0 else values * 2
+    assert exactly <= loaded.verdict.bytes_per_token <= exactly + 16, "and its place"
 
 
 def test_random_company_holes_moves_and_banks_change_no_bit(loaded):

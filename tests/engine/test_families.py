@@ -10,40 +10,46 @@ import numpy as np
 import pytest
 
 from benchmarks.model_shapes import SHAPES
-from kernel.engine.base import CHUNK_TOKENS
+from kernel.engine.base import CHUNK_TOKENS, F16, Q8_0
 from tests.engine.test_bank import Agent, Loaded, alone, step
 
 WINDOW = 512
 PROMPTS = (40, 64, 150, 230)  # past every sliding window
 GENERATED = 14
-CASES = [  # shape, quantisation, flash attention
-    ("tiny-qwen2", "q4_0", True),
-    ("tiny-qwen2", "q4_k", False),
-    ("tiny-qwen3moe", "q8_0", True),
-    ("tiny-qwen3moe", "q4_k", True),
-    ("tiny-gemma2", "q8_0", True),
-    ("tiny-gemma2", "f16", False),
-    ("tiny-gemma3", "q4_k", True),
-    ("tiny-gpt-oss", "q8_0", False),
-    ("tiny-gpt-oss", "f16", True),
-    ("tiny-mamba", "q8_0", True),
-    ("tiny-mamba2", "q4_0", True),
-    ("tiny-rwkv7", "f16", True),
-    ("tiny-granite", "q8_0", True),
-    ("tiny-granite", "q4_k", False),
-    ("tiny-lfm2", "q4_0", True),
-    ("tiny-qwen35", "f16", True),
+CASES = [  # shape, quantisation, flash attention, type of KV
+    ("tiny-qwen2", "q4_0", True, F16),
+    ("tiny-qwen2", "q4_k", False, F16),
+    ("tiny-qwen3moe", "q8_0", True, F16),
+    ("tiny-qwen3moe", "q4_k", True, F16),
+    ("tiny-gemma2", "q8_0", True, F16),
+    ("tiny-gemma2", "f16", False, F16),
+    ("tiny-gemma3", "q4_k", True, F16),
+    ("tiny-gpt-oss", "q8_0", False, F16),
+    ("tiny-gpt-oss", "f16", True, F16),
+    ("tiny-mamba", "q8_0", True, F16),
+    ("tiny-mamba2", "q4_0", True, F16),
+    ("tiny-rwkv7", "f16", True, F16),
+    ("tiny-granite", "q8_0", True, F16),
+    ("tiny-granite", "q4_k", False, F16),
+    ("tiny-lfm2", "q4_0", True, F16),
+    ("tiny-qwen35", "f16", True, F16),
+    ("tiny-qwen2", "q4_k", True, Q8_0),
+    ("tiny-qwen3moe", "q8_0", True, Q8_0),
+    ("tiny-gemma2", "f16", True, Q8_0),
+    ("tiny-gpt-oss", "q8_0", True, Q8_0),
+    ("tiny-granite", "q8_0", True, Q8_0),
+    ("tiny-lfm2", "q4_0", True, Q8_0),
 ]
 
 
 @pytest.fixture(
     scope="module",
     params=CASES,
-    ids=[f"{shape}-{quantisation}-{'flash' if flash else 'plain'}" for shape, quantisation, flash in CASES],
+    ids=[f"{shape}-{weights}-{'flash' if flash else 'plain'}-{kv_type}" for shape, weights, flash, kv_type in CASES],
 )
 def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, Loaded]]:
-    shape, quantisation, flash = request.param
-    loaded = Loaded(quantisation, flash, shape, threads=1)
+    shape, quantisation, flash, kv_type = request.param
+    loaded = Loaded(quantisation, flash, shape, 1, kv_type)
     yield SHAPES[shape].family, loaded
     llama_cpp.llama_model_free(loaded.model)
 

@@ -8,15 +8,17 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
 import pytest
 
 from benchmarks.model_shapes import SHAPES
+from benchmarks.model_write import write_model
 from benchmarks.models import model_path, split_model_path
 from kernel.engine import inspect
-from kernel.engine.base import EngineError, EngineOptions
+from kernel.engine.base import F16, KV_TYPES, Q8_0, EngineError, EngineOptions
 from kernel.engine.fit import FreeMemory, ModelFacts, decide
 
 FAMILIES = (
@@ -31,7 +33,7 @@ def child(*arguments: object) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def taken(path: Path, streams: int, window: int, flash: bool, rows: int) -> int:
+def taken(path: Path, streams: int, window: int, flash: bool, kv_type: str, rows: int) -> int:
     """Bytes that llama.cpp says a context takes, cells, states and work space, when it makes one for real."""
     lines: list[str] = []
     log = llama_cpp.llama_log_callback(lambda level, text, _: lines.append(text.decode()))
@@ -41,6 +43,7 @@ def taken(path: Path, streams: int, window: int, flash: bool, rows: int) -> int:
     options.n_ctx, options.n_seq_max = streams * window, streams
     options.n_batch = options.n_ubatch = rows
     options.flash_attn_type, options.kv_unified = int(flash), False
+    options.type_k = options.type_v = KV_TYPES[kv_type]
     context = llama_cpp.llama_init_from_model(model, options)
     llama_cpp.llama_log_set(inspect._SILENT, None)
     llama_cpp.llama_free(context)
@@ -50,15 +53,16 @@ def taken(path: Path, streams: int, window: int, flash: bool, rows: int) -> int:
 
 
 @pytest.mark.parametrize("shape", FAMILIES)
-@pytest.mark.parametrize("mode", ["on", "off"])
-def test_banks_take_what_was_foreseen_and_never_more(shape, mode):
+@pytest.mark.parametrize(("mode", "kv_type"), [("on", F16), ("off", F16), ("on", Q8_0), ("auto", Q8_0)])
+def test_banks_take_what_was_foreseen_and_never_more(shape, mode, kv_type):
     path = model_path(shape)
-    facts = inspect.gather(str(path))
-    options = EngineOptions(slots=8, slot_tokens=1000, window_tokens=4096, flash_attention=mode)
+    facts = inspect.gather(str(path), kv_type)
+    options = EngineOptions(slots=8, slot_tokens=1000, window_tokens=4096, flash_attention=mode, kv_type=kv_type)
     fit = decide(facts, options, FreeMemory(2 << 30))
     for bank in fit.banks:
         streams = bank.slots + facts.spare_streams
-        actual = taken(path, streams, bank.window_tokens, mode == "on", max(facts.work.batch_rows, streams + 1))
+        rows = max(facts.work.batch_rows, streams + 1)
+        actual = taken(path, streams, bank.window_tokens, mode != "off", kv_type, rows)
         assert 0.6 * bank.size_bytes < actual <= bank.size_bytes * 1.01
 
 
@@ -78,15 +82,33 @@ def test_the_family_and_the_sizes_of_every_shape_are_told(shape):
     assert (told["kv_bytes_per_token"] > 0) == (expected.family not in ("recurrent", "embedding"))
 
 
-def test_a_dense_models_cells_are_counted_to_the_byte():
+@pytest.mark.parametrize(("kv_type", "block_bytes"), [(F16, 64), (Q8_0, 34)])
+def test_a_dense_models_cells_are_counted_to_the_byte(kv_type, block_bytes):
     shape = SHAPES["default"]
-    facts = inspect.gather(str(model_path("default")))
-    assert facts.kv_bytes_per_token == 2 * 2 * shape.layers * shape.kv_width
+    facts = inspect.gather(str(model_path("default")), kv_type)
+    assert facts.kv_bytes_per_token == 2 * shape.layers * shape.kv_width * block_bytes // 32
     assert (facts.state_bytes, facts.trained_tokens) == (0, shape.window_tokens)
     assert len(facts.layer_bytes) == shape.layers
     assert len(set(facts.layer_bytes)) == 1
     embedding = facts.weight_bytes - sum(facts.layer_bytes) - 4 * shape.width
     assert facts.output_bytes == embedding + 4 * shape.width, "one matrix is embedding and output"
+
+
+def test_heads_that_are_no_whole_blocks_are_refused_for_q8_0_with_their_width(tmp_path):
+    path = tmp_path / "narrow.gguf"
+    write_model(replace(SHAPES["default"], head=48), "f16", path)
+    assert inspect.gather(str(path), F16).kv_bytes_per_token > 0
+    (told,) = child("--kv-type", "q8_0", path)
+    assert re.match(r"model narrow.gguf: llama.cpp cannot keep its contexts as q8_0 \(.*32.*48.*\)", told["error"])
+    assert told["error"].endswith("leave --kv-type out")
+
+
+def test_half_the_memory_of_a_token_is_told_for_q8_0():
+    (f16,), (q8_0,) = (child("--kv-type", kv_type, model_path("default")) for kv_type in (F16, Q8_0))
+    assert (f16["kv_type"], q8_0["kv_type"]) == (F16, Q8_0)
+    assert q8_0["kv_bytes_per_token"] / f16["kv_bytes_per_token"] == 34 / 64
+    (embedding,) = child("--kv-type", "q8_0", model_path("tiny-bert"))
+    assert embedding["kv_type"] == F16
 
 
 def test_a_split_model_has_the_facts_of_the_same_model_in_one_file():

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.models import model_path
 from kernel.engine import calibrate, calibrationfile
 from kernel.engine.bank import prepare
-from kernel.engine.base import EngineMemoryError, EngineOptions
+from kernel.engine.base import F16, Q8_0, EngineMemoryError, EngineOptions
 from kernel.engine.calibration import SLOT_COUNTS, Choice, prior
 from kernel.engine.fit import FreeMemory
 from kernel.engine.hostcpu import read_cpu, usable_cores
@@ -58,6 +58,15 @@ def test_the_first_boot_keeps_what_it_chose_and_later_ones_obey(model, tmp_path)
     assert first.threads >= 1
     assert (first.slots, first.prefill_tokens) == (0, 0), "which a boot has no time to measure"
     assert calibrate.choose(model, EngineOptions(), str(path)) == first
+
+
+def test_a_quantised_kv_has_flash_attention_whatever_is_faster(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate.calibration, "prior", lambda *_: Choice(threads=1, flash_attention=False))
+    options = EngineOptions(kv_type=Q8_0)
+    assert calibrate.choose(model, options, "").flash_attention is True
+    path = tmp_path / "x.json"
+    assert calibrate.choose(model, options, str(path)).flash_attention is True
+    assert calibrationfile.read(path).threads >= 1, "which there was to choose"
 
 
 def test_a_choice_that_is_kept_is_obeyed_whatever_is_faster(model, tmp_path):
@@ -134,7 +143,16 @@ def test_a_thorough_measurement_tells_each_mode_and_keeps_its_choice(tmp_path):
     assert choice.is_fast
     assert choice.slots in SLOT_COUNTS
     assert calibrationfile.read(Path(lines[-1]["path"])) == choice
-    assert Path(lines[-1]["path"]) == calibrationfile.choices_path(path, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert Path(lines[-1]["path"]) == calibrationfile.choices_path(path, F16, {"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_a_thorough_measurement_of_a_quantised_kv_has_flash_attention_in_every_mode(tmp_path):
+    path = model_path("default")
+    status, lines = run("--fast", "--kv-type", "q8_0", str(path), cache=tmp_path)
+    assert status == 0
+    assert {line["measured"]["flash_attention"] for line in lines if "measured" in line} == {True}
+    kept = calibrationfile.choices_path(path, Q8_0, {"XDG_CACHE_HOME": str(tmp_path)})
+    assert (lines[-1]["kv_type"], Path(lines[-1]["path"])) == (Q8_0, kept)
 
 
 def test_what_cannot_be_measured_is_one_error_with_a_status(tmp_path):

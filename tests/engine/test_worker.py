@@ -18,6 +18,9 @@ from benchmarks.models import model_path
 from kernel.engine import preflight
 from kernel.engine.base import (
     CHUNK_TOKENS,
+    F16,
+    KV_TYPES,
+    Q8_0,
     EngineOptions,
     Opening,
     Restore,
@@ -34,8 +37,8 @@ DEADLINE_S = 60
 SCRIPTED = "tests.engine.scripted_engine:ScriptedEngine"
 
 
-def worker_command(model: str, engine: str | None = SCRIPTED) -> list[str]:
-    options = EngineOptions(slots=2, slot_tokens=256, window_tokens=256, threads=1)
+def worker_command(model: str, engine: str | None = SCRIPTED, kv_type: str = F16) -> list[str]:
+    options = EngineOptions(slots=2, slot_tokens=256, window_tokens=256, threads=1, kv_type=kv_type)
     command = [sys.executable, "-m", "kernel.engine.worker", "--model", model]
     command += ["--options-json", json.dumps(asdict(options))]
     return command if engine is None else [*command, "--engine", engine]
@@ -79,9 +82,9 @@ class Core:
 
 
 @contextmanager
-def core(model: str, engine: str | None = SCRIPTED) -> Iterator[Core]:
+def core(model: str, engine: str | None = SCRIPTED, kv_type: str = F16) -> Iterator[Core]:
     before = len(os.listdir("/proc/self/fd"))
-    with closing(CoreProcess(worker_command(model, engine))) as process:
+    with closing(CoreProcess(worker_command(model, engine, kv_type))) as process:
         yield Core(process)
     assert len(os.listdir("/proc/self/fd")) == before
     assert not Path(f"/proc/{process.pid}").exists()
@@ -121,13 +124,14 @@ def test_the_real_model_says_what_it_is_and_answers_questions_about_text(model: 
         assert "does not embed" in (llama.ask("embed", {"texts": [[1]]}).error or "")
 
 
-def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> None:
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str, kv_type: str) -> None:
     prompt = tuple(range(5, 5 + CHUNK_TOKENS))
     fill = StepPlan(1, chunks=(Row(0, 0, prompt, True),), openings=(opening(),))
     segment = Segment.create("test", 4 << 20)
     goes_on = []
     for is_first in (True, False):
-        with core(model, engine=None) as llama:
+        with core(model, None, kv_type) as llama:
             llama.process.send((ATTACH, 3, segment.size_bytes), segment.fd)
             if is_first:
                 (token,) = [one.token for one in llama.step(fill).result.sampled]
@@ -141,6 +145,23 @@ def test_a_context_saved_by_one_real_core_goes_on_in_the_next(model: str) -> Non
     segment.close()
     assert goes_on[0] == goes_on[1]
     assert len(goes_on[0]) == 1
+
+
+def test_a_context_of_another_type_of_kv_is_refused_and_its_slot_is_empty(model: str) -> None:
+    prompt = tuple(range(5, 5 + CHUNK_TOKENS))
+    fill = StepPlan(1, chunks=(Row(0, 0, prompt, True),), openings=(opening(),))
+    segment = Segment.create("test", 4 << 20)
+    with core(model, None, F16) as llama:
+        llama.process.send((ATTACH, 3, segment.size_bytes), segment.fd)
+        llama.step(fill)
+        llama.step(StepPlan(2, saves=(Save(0, 3, len(prompt), 77),)))
+    with core(model, None, Q8_0) as llama:
+        llama.process.send((ATTACH, 3, segment.size_bytes), segment.fd)
+        restore = Restore(0, 3, len(prompt), 77, len(prompt))
+        ((slot, reason),) = llama.step(StepPlan(1, restores=(restore,))).result.failed_restores
+        assert (slot, reason.split(" is ")[0]) == (0, "snapshot model fingerprint")
+        assert len(llama.step(fill).result.sampled) == 1, "it takes another context"
+    segment.close()
 
 
 def test_questions_are_answered_while_a_real_step_runs(model: str) -> None:

@@ -115,6 +115,13 @@ def test_a_dead_core_is_replaced_though_another_is_loading():
     assert machine.loading == [1, 0]
 
 
+def test_the_type_of_kv_is_told_with_flash_attention():
+    machine = Machine(kv_type="q8_0", flash_attention="on")
+    assert "flash attention on, KV q8_0" in machine.said[0]
+    info = machine.agent().ask("sys.info")
+    assert (info["flash_attention"], info["kv_type"]) == (True, "q8_0")
+
+
 def test_counters_and_settings_are_told_for_each_model():
     machine = Machine.of_three()
     peer = machine.agent()

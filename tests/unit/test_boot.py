@@ -62,11 +62,20 @@ def test_models_that_cannot_be_told_apart_or_named_are_refused(models, words):
         ("prefill_tokens", 0, "prefill_tokens is 0"),
         ("quantum_tokens", 0, "quantum_tokens is 0"),
         ("flash_attention", "perhaps", "'perhaps' is not one of auto, on, off"),
+        ("kv_type", "q4_0", "kv_type 'q4_0' is not one of f16, q8_0"),
     ],
 )
 def test_a_number_that_means_nothing_is_refused(field, value, words):
     with pytest.raises(Refused, match=words) as refused:
         boot._fit_to_machine(replace(Config((CHAT,)), **{field: value}), 0)
+    assert refused.value.status == boot.USAGE
+
+
+def test_a_quantised_kv_without_flash_attention_is_refused_and_both_are_named():
+    for config in (Config((CHAT,), kv_type="q8_0"), Config((CHAT,), kv_type="f16", flash_attention="off")):
+        boot._fit_to_machine(config, 0)
+    with pytest.raises(Refused, match="kv_type q8_0 needs flash attention, and flash_attention is off") as refused:
+        boot._fit_to_machine(Config((CHAT,), kv_type="q8_0", flash_attention="off"), 0)
     assert refused.value.status == boot.USAGE
 
 
@@ -85,7 +94,7 @@ def test_a_core_is_told_the_options_of_its_model():
     embed = ModelConfig("/m/embed.gguf", "embed", embedding=True, choices="/c.json")
     settings = {
         "slots": 3, "slot_tokens": 128, "window_tokens": 4096, "kv_bytes": 1 << 20, "threads": 2,
-        "gpu_layers": 5, "flash_attention": "on",
+        "gpu_layers": 5, "flash_attention": "on", "kv_type": "q8_0",
     }  # fmt: skip
     config = Config((CHAT, embed), **settings)
     first, second = (core_command(config, StartCore(core == 0, core), None) for core in (0, 1))

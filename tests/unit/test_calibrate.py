@@ -15,6 +15,7 @@ from agentix.cli import calibrate as command
 from agentix.cli.__main__ import main
 from agentix.cli.exits import CommandError, Exit
 from kernel.engine import calibration, calibrationfile
+from kernel.engine.base import F16, Q8_0
 from kernel.engine.calibration import Choice, Measured
 from kernel.engine.hostcpu import usable_cores, usable_cpus
 
@@ -177,17 +178,18 @@ def test_a_damaged_file_is_replaced_by_the_first_core_that_measures(tmp_path):
 
 def test_each_model_has_a_file_of_its_own_wherever_it_lies(model, tmp_path):
     place = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    first = calibrationfile.choices_path(model, place)
+    first = calibrationfile.choices_path(model, F16, place)
     assert first.parent == tmp_path / "cache/agentix/calibration"
     moved = model.rename(tmp_path / "other.gguf")
-    assert calibrationfile.choices_path(moved, place) == first
+    assert calibrationfile.choices_path(moved, F16, place) == first
+    assert calibrationfile.choices_path(moved, Q8_0, place) != first, "other KV is measured by itself"
     moved.write_bytes(b"GGUF" + bytes(5001))
-    assert calibrationfile.choices_path(moved, place) != first
+    assert calibrationfile.choices_path(moved, F16, place) != first
 
 
 def test_a_model_that_is_not_there_has_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
-        calibrationfile.choices_path(tmp_path / "absent")
+        calibrationfile.choices_path(tmp_path / "absent", F16)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -214,6 +216,7 @@ LINES = [
     {"slots": shown(2, True, {8: 250, 16: 290, 32: 300})},
     {
         "choice": asdict(Choice(threads=2, flash_attention=True, slots=16, prefill_tokens=128)),
+        "kv_type": F16,
         "path": "/c.json",
     },
 ]
@@ -244,19 +247,19 @@ def test_the_table_and_the_choice_are_printed_and_progress_goes_elsewhere(told, 
     ]  # fmt: skip
     assert rows[0].split() == ["2", "on", "512", "1000", "60", "250", "-", "300", "32.0"]
     assert rows[2].split() == ["2", "on", "512", "1000", "-", "250", "290", "300", "32.0"]
-    assert "chosen: 2 threads, flash attention on, 16 slots, 128 prompt tokens a step\n" in out
+    assert "chosen: 2 threads, flash attention on, KV f16, 16 slots, 128 prompt tokens a step\n" in out
     assert "kept in /c.json" in out
     assert "busy" not in out
-    assert told[1] == [("kernel.engine.calibrate", "--", "m.gguf")]
+    assert told[1] == [("kernel.engine.calibrate", "--kv-type", "f16", "--", "m.gguf")]
 
 
-def test_fast_is_passed_on_and_json_has_everything(told, capsys):
-    assert main(["calibrate", "--fast", "--json", "m.gguf"]) == Exit.OK
+def test_options_are_passed_on_and_json_has_everything(told, capsys):
+    assert main(["calibrate", "--fast", "--kv-type", "q8_0", "--json", "m.gguf"]) == Exit.OK
     report = json.loads(capsys.readouterr().out)
     assert [mode["flash_attention"] for mode in report["modes"]] == [True, False]
     assert (report["choice"]["slots"], report["path"]) == (16, "/c.json")
     assert report["slots"]["decode_tokens_s"]["16"] == 290
-    assert told[1] == [("kernel.engine.calibrate", "--fast", "--", "m.gguf")]
+    assert told[1] == [("kernel.engine.calibrate", "--fast", "--kv-type", "q8_0", "--", "m.gguf")]
 
 
 def test_figures_of_a_busy_machine_are_marked(told, capsys):

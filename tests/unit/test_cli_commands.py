@@ -223,7 +223,8 @@ def test_every_setting_of_up_is_one_of_the_kernels(executed):
         "--kv-memory": ("1.5g", "kv_bytes", 3 << 29), "--gpu-layers": ("auto", "gpu_layers", -1),
         "--keep-alive": ("90", "keep_alive_s", 90.0), "--threads": ("3", "threads", 3),
         "--policy": ("fcfs", "policy", "fcfs"), "--quantum": ("5", "quantum_tokens", 5),
-        "--flash-attention": ("on", "flash_attention", "on"), "--slots": ("2", "slots", 2),
+        "--flash-attention": ("on", "flash_attention", "on"), "--kv-type": ("q8_0", "kv_type", "q8_0"),
+        "--slots": ("2", "slots", 2),
     }  # fmt: skip
     words = [word for option, (text, _, _) in given.items() for word in (option, text)]
     assert main(["up", "--model", "/m.gguf", *words]) == 99

@@ -305,11 +305,13 @@ def test_show_says_what_a_model_is_and_whether_it_fits(place, capsys):
     shown = dict(line.split("  ", 1) for line in lines)
     shown = {name: value.strip() for name, value in shown.items()}
     assert (shown["family"], shown["experts"]) == ("moe", "2 of 8 in use")
-    assert (shown["window"], shown["each token"]) == ("4,096 tokens", "2.0 KiB")
+    assert (shown["window"], shown["each token"]) == ("4,096 tokens", "2.0 KiB of f16")
     assert shown["contexts"].startswith("exact: ")
     assert shown["fits here"] == "yes"
     assert main(["show", "--json", path]) == Exit.OK
     assert json.loads(capsys.readouterr().out)["family"] == "moe"
+    assert main(["show", "--json", "--kv-type", "q8_0", path]) == Exit.OK
+    assert json.loads(capsys.readouterr().out)["kv_type"] == "q8_0"
 
 
 def test_show_of_no_model_is_one_sentence(place, capsys):

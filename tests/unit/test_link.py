@@ -106,6 +106,7 @@ INFO = EngineInfo(
     snapshot_overhead_bytes=64,
     extra_buffers=False,
     flash_attention=True,
+    kv_type="q8_0",
     chat_format="hermes",
     takes_tools=True,
     embedding_width=0,

@@ -92,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function, is_operator=is_operator)
         return command
 
-    from agentix.cli.boot import add_kernel_options
+    from agentix.cli.boot import add_kernel_options, add_kv_type
 
     command = add("up", "up:up", "run a kernel in the foreground; Ctrl-C ends it", False)
     command.add_argument("--name", dest="kernel", metavar="NAME", help="the same as --kernel")
@@ -168,6 +168,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = add("show", "models:show", "say what a model is, what it needs and whether it fits here", False)
     command.add_argument("model", metavar="MODEL", help="a path, or a name that `agentix ls` shows")
+    add_kv_type(command, "f16")
     command.add_argument("--json", action="store_true")
 
     command = add("rm", "models:rm", "delete a model that was pulled", False)
@@ -176,6 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = add("calibrate", "calibrate:calibrate", "measure how this machine runs a model best", False)
     command.add_argument("model", nargs="?", metavar="MODEL", help="the default model if left out")
     command.add_argument("--fast", action="store_true", help="also modes in which neighbours change bits")
+    add_kv_type(command, "f16")
     command.add_argument("--json", action="store_true")
 
     command = add("demo", "demo:demo", "run many agents on a kernel of their own", False)

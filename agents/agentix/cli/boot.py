@@ -67,9 +67,15 @@ def add_kernel_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this machine"
     )
+    add_kv_type(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="of an LLM core; as calibrated if left out")
     parser.add_argument("--policy", metavar="NAME", help="of the group \"/\"; `policies` lists them")
     parser.add_argument("--quantum", type=int, metavar="TOKENS", help="a turn's, of policies that count in tokens")
+
+
+def add_kv_type(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    text = "of keys and values in contexts: q8_0 takes half the memory, and answers differ"
+    parser.add_argument("--kv-type", choices=("f16", "q8_0"), default=default, help=text)
 
 
 def chat_model(text: str) -> dict[str, Any]:
@@ -120,6 +126,7 @@ def kernel_command(options: argparse.Namespace, name: str) -> list[str]:
         "gpu_layers": options.gpu_layers,
         "threads": options.threads,
         "flash_attention": options.flash_attention,
+        "kv_type": options.kv_type,
         "policy": options.policy,
         "quantum_tokens": options.quantum,
     }

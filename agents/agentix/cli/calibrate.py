@@ -25,7 +25,7 @@ def calibrate(options: argparse.Namespace) -> int:
     model = options.model or default_model()
     lines = []
     try:
-        for line in ask(CALIBRATE, *(["--fast"] if options.fast else []), "--", model):
+        for line in ask(CALIBRATE, *(["--fast"] if options.fast else []), "--kv-type", options.kv_type, "--", model):
             if "error" in line:
                 raise CommandError(line["status"], line["error"])
             if "progress" in line:
@@ -57,7 +57,7 @@ def report_text(lines: list[dict[str, Any]]) -> str:
     state = "on" if chosen["flash_attention"] else "off"
     text = (
         f"{table_of(lines)}\n\n"
-        f"chosen: {chosen['threads']} threads, flash attention {state}, {chosen['slots']} slots,"
+        f"chosen: {chosen['threads']} threads, flash attention {state}, KV {last['kv_type']}, {chosen['slots']} slots,"
         f" {chosen['prefill_tokens']} prompt tokens a step{', fast' if chosen['is_fast'] else ''}\n"
         f"kept in {last['path']}: kernels obey it from their next start on"
     )

@@ -71,7 +71,7 @@ def show(options: argparse.Namespace) -> int:
     """Say what a model is, what it needs, and whether it fits here."""
     found: dict[str, Any] = {}
     try:
-        for line in ask(INSPECT, options.model):
+        for line in ask(INSPECT, "--kv-type", options.kv_type, "--", options.model):
             found = line
     except CommandError as error:
         text = f"model {options.model!r}: {error}; the file may be damaged, or too new for this llama.cpp"
@@ -244,7 +244,7 @@ def _shown(found: dict[str, Any]) -> dict[str, object]:
         "pooling": found["pooling"] or None,
         "chat template": template or "no",
         "weights": size(found["weight_bytes"]),
-        "each token": size(found["kv_bytes_per_token"]) if found["kv_bytes_per_token"] else None,
+        "each token": f"{size(kv_bytes)} of {found['kv_type']}" if (kv_bytes := found["kv_bytes_per_token"]) else None,
         "each context": size(found["state_bytes"]) if found["state_bytes"] else None,
         "fits here": "yes" if found["fits"] else "no",
         "": found["fit"],
