@@ -82,7 +82,7 @@ class Simulation:
         self._slots: dict[int, Request] = {}
         self._count = 0
         info = EngineInfo(
-            model="m", description="", family="dense", exactness=EXACT, can_trim=False, vocab=320,
+            model="m", description="", family="dense", exactness=EXACT, can_trim=False, can_part=False, vocab=320,
             window_tokens=WINDOW_TOKENS, trained_tokens=WINDOW_TOKENS, banks=(Bank(slots, WINDOW_TOKENS, 1),),
             kv_bytes=1, threads=1, devices="", kv_bytes_per_token=100, snapshot_overhead_bytes=64,
             extra_buffers=True, flash_attention=True, kv_type="f16", chat_format="", takes_tools=False,

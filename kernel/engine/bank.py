@@ -246,11 +246,22 @@ class SlotBank:
         payload, room = address_of(memory, HEADER_BYTES), len(memory) - HEADER_BYTES
         return llama_cpp.llama_state_seq_get_data(self._context, payload, room, self._stream[slot])
 
-    def restore(self, slot: int, payload: np.ndarray, tokens: int) -> None:
-        """Put a state, of any bank of this model, into a slot. Raises SnapshotError."""
-        stream = self._stream[slot]
+    def save_part(self, slot: int, begin: int, end: int) -> np.ndarray:
+        """Return the state of a slot's tokens from one up to another, in memory of its own."""
+        assert self._traits.layout is not None
+        return self._traits.layout.part(self._get(self._stream[slot]), begin, end)
+
+    def restore(self, slot: int, payload: np.ndarray, tokens: int, base: np.ndarray | None = None) -> None:
+        """Put a state, of any bank of this model, into a slot; `base` is that of its first tokens, if it is a part.
+
+        Raises SnapshotError.
+        """
+        stream, layout = self._stream[slot], self._traits.layout
         self._empty(stream)
         try:
+            if base is not None:
+                assert layout is not None
+                payload = layout.join(base, payload, self.streams)
             state = self._fitting(payload)
         except LayoutError as error:
             raise SnapshotError(f"its layout is not that of this llama.cpp: {error}") from None

@@ -93,10 +93,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Save:
+    """What is saved are the tokens from `begin` up to `end`; others than all only where EngineInfo.can_part."""
+
     slot: int
     segment: int  # id of an attached segment
     tokens: int  # length of the sequence, checked before saving
-    digest: int  # of its token ids: stamped into the snapshot, checked at restore
+    digest: int  # of its token ids up to `end`: stamped into the snapshot, checked at restore
+    begin: int = 0
+    end: int = 0  # 0: of the sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A snapshot of the first tokens of contexts, of which others hold only what follows."""
+
+    segment: int
+    tokens: int
+    digest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +119,7 @@ class Restore:
     tokens: int
     digest: int
     keep: int  # how many of the first tokens are wanted; fewer than all only where EngineInfo.can_trim
+    base: Base | None = None  # what the snapshot begins after
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +198,7 @@ class EngineInfo:
     family: str  # dense, moe, sliding-window, recurrent, hybrid, embedding
     exactness: str  # EXACT, WHOLE, RECOMPUTE or APPROXIMATE
     can_trim: bool  # a restored context may be cut back to its first tokens
+    can_part: bool  # contexts are saved in parts: their first tokens once for many
     vocab: int
     window_tokens: int  # of the longest context
     trained_tokens: int  # the window that the model was made for

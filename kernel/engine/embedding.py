@@ -92,6 +92,7 @@ class EmbeddingEngine:
             family=family.EMBEDDING,
             exactness=EXACT,
             can_trim=False,
+            can_part=False,
             vocab=llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)),
             window_tokens=fitted.window_tokens,
             trained_tokens=facts.trained_tokens,

@@ -19,6 +19,7 @@ from kernel.engine import snapshot
 from kernel.engine.base import (
     EXACT,
     Bank,
+    Base,
     EngineError,
     EngineInfo,
     EngineOptions,
@@ -68,6 +69,7 @@ class FakeEngine:
             family="dense",
             exactness=EXACT,
             can_trim=True,
+            can_part=True,
             vocab=VOCAB,
             window_tokens=window,
             trained_tokens=TRAINED_TOKENS,
@@ -245,16 +247,19 @@ class FakeEngine:
     def _save(self, save: Save) -> int:
         held = self._held[save.slot]
         assert len(held) == save.tokens, f"slot {save.slot} holds {len(held)}, save of {save.tokens}"
-        segment = self._segments[save.segment]
-        payload = np.array(held, dtype=np.int32).view(np.uint8)
+        segment, end = self._segments[save.segment], save.end or save.tokens
+        payload = np.array(held[save.begin : end], dtype=np.int32).view(np.uint8)
         segment[snapshot.HEADER_BYTES : snapshot.HEADER_BYTES + len(payload)] = payload
-        return snapshot.seal(segment, _FINGERPRINT, save.tokens, save.digest, len(payload))
+        return snapshot.seal(segment, _FINGERPRINT, end, save.digest, len(payload))
 
     def _restore(self, restore: Restore) -> None:
-        payload = snapshot.unseal(
-            self._segments[restore.segment], _FINGERPRINT, restore.tokens, restore.digest
-        )
-        self._held[restore.slot] = payload.view(np.int32).tolist()[: restore.keep]
+        parts = [self._payload(held) for held in (restore.base, restore) if held is not None]
+        self._held[restore.slot] = [token for part in parts for token in part][: restore.keep]
+        assert len(self._held[restore.slot]) == restore.keep, f"slot {restore.slot}: parts of a context are missing"
+
+    def _payload(self, held: Restore | Base) -> list[int]:
+        payload = snapshot.unseal(self._segments[held.segment], _FINGERPRINT, held.tokens, held.digest)
+        return payload.view(np.int32).tolist()
 
 
 class FakeText:

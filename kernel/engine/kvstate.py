@@ -14,6 +14,7 @@ hybrid one and then its recurrent state.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +107,33 @@ class Cells:
         out.append(np.zeros(4 * (streams - 1), np.uint8))
         return out
 
+    @staticmethod
+    def of_parts(parts: Sequence[tuple[Cells, int, int]], streams: int) -> list[np.ndarray]:
+        """Return the bytes of some cells of each, from one up to another, put one after the other.
+
+        streams: of the context that they are for. Raises LayoutError where their positions do not follow.
+        """
+        one = parts[0][0]
+        meta = np.concatenate([cells._meta[begin:end] for cells, begin, end in parts])
+        if (np.diff(meta[:, 0]) != 1).any():
+            raise LayoutError("the positions of cells do not follow one after the other")
+        meta[:, 2] = 0  # the sequence that had them; llama.cpp reads cells into the one that they are for
+        head, tail = struct.pack("<II", streams, len(meta)), struct.pack("<II", one._is_transposed, len(one._keys))
+        out = [_bytes(head), meta.reshape(-1).view(np.uint8), _bytes(tail)]
+        for kind in ("_keys", "_values"):
+            for layers in zip(*(getattr(cells, kind) for cells, _, _ in parts), strict=True):
+                if any(kept != layers[0][0] for kept, _ in layers):
+                    raise LayoutError("layers of cells differ in how they are laid out")
+                out.append(_bytes(layers[0][0]))
+                for_cells = kind == "_values" and one._is_transposed
+                cut = [
+                    data.reshape(len(data), cells.count, -1)[:, begin:end] if for_cells else data[begin:end]
+                    for (_, data), (cells, begin, end) in zip(layers, parts, strict=True)
+                ]
+                out.append(np.concatenate(cut, axis=1 if for_cells else 0).reshape(-1))
+        out.append(np.zeros(4 * (streams - 1), np.uint8))
+        return out
+
     @property
     def is_whole(self) -> bool:
         """Whether the cells are those of positions 0 to count - 1, in order."""
@@ -148,6 +176,24 @@ class Layout:
             raise LayoutError(f"{len(state) - at} bytes of recurrent state cannot be repeated")
         out.append(state[at:])
         return np.concatenate(out)
+
+    def part(self, state: np.ndarray, begin: int, end: int) -> np.ndarray:
+        """Return a state's cells from one position up to another, as a state of these. Raises LayoutError."""
+        cells = self._only_cells(state)
+        return np.concatenate([state[:HEAD_BYTES], *Cells.of_parts([(cells, begin, end)], 1)])
+
+    def join(self, first: np.ndarray, second: np.ndarray, streams: int) -> np.ndarray:
+        """Return the state whose parts these are, for a context of `streams` streams. Raises LayoutError."""
+        parts = [(cells, 0, cells.count) for cells in map(self._only_cells, (first, second))]
+        return np.concatenate([first[:HEAD_BYTES], *Cells.of_parts(parts, streams)])
+
+    def _only_cells(self, state: np.ndarray) -> Cells:
+        if self.caches != 1:
+            raise LayoutError(f"a state of {self.caches} caches has no parts")
+        cells = Cells(state, HEAD_BYTES, self.cell_bytes)
+        if cells.end != len(state):
+            raise LayoutError(f"{len(state) - cells.end} bytes follow the cells")
+        return cells
 
     def is_whole(self, state: np.ndarray) -> bool:
         """Whether no cell before the last is missing, in any of the caches. Raises LayoutError."""

@@ -25,6 +25,7 @@ from typing import Any
 from kernel.abi.codec import pack, unpack
 from kernel.engine.base import (
     Bank,
+    Base,
     Constraint,
     EngineInfo,
     Opening,
@@ -62,7 +63,7 @@ def _fields_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*kind.__slots__)  # type: ignore[attr-defined]
 
 
-_of_save, _of_restore, _of_row = _fields_of(Save), _fields_of(Restore), _fields_of(Row)
+_of_save, _of_restore, _of_base, _of_row = _fields_of(Save), _fields_of(Restore), _fields_of(Base), _fields_of(Row)
 _of_opening, _of_sampling, _of_constraint = _fields_of(Opening), _fields_of(Sampling), _fields_of(Constraint)
 _of_sampled, _of_result = _fields_of(Sampled), _fields_of(StepResult)
 _of_info, _of_bank = _fields_of(EngineInfo), _fields_of(Bank)
@@ -82,7 +83,7 @@ def plan_message(plan: StepPlan) -> tuple[Any, ...]:
         [_of_save(save) for save in plan.saves],
         plan.clears,
         plan.banks,
-        [_of_restore(back) for back in plan.restores],
+        [_restore_fields(back) for back in plan.restores],
         [_opening_fields(opening) for opening in plan.openings],
         [_of_row(row) for row in plan.decodes],
         [_of_row(row) for row in plan.chunks],
@@ -98,11 +99,21 @@ def read_plan(fields: tuple[Any, ...]) -> StepPlan:
         tuple([Save(*save) for save in saves]),
         clears,
         banks,
-        tuple([Restore(*back) for back in restores]),
+        tuple([_restore(*back) for back in restores]),
         tuple([_opening(*opening) for opening in openings]),
         tuple([Row(*row) for row in decodes]),
         tuple([Row(*row) for row in chunks]),
     )
+
+
+def _restore_fields(back: Restore) -> tuple[Any, ...]:
+    *fields, base = _of_restore(back)
+    return (*fields, None if base is None else _of_base(base))
+
+
+def _restore(*fields: Any) -> Restore:
+    *rest, base = fields
+    return Restore(*rest, None if base is None else Base(*base))
 
 
 def result_message(result: StepResult) -> tuple[Any, ...]:

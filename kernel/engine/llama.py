@@ -27,6 +27,7 @@ from kernel.engine.base import (
     RECOMPUTE,
     WHOLE,
     Bank,
+    Base,
     EngineError,
     EngineInfo,
     EngineOptions,
@@ -102,6 +103,7 @@ class LlamaEngine:
             family=family.family_of(self._model),
             exactness=verdict.exactness,
             can_trim=self._traits.can_trim and self._traits.can_move and not self._traits.is_windowed,
+            can_part=self._traits.can_part,
             vocab=self._vocab_size,
             window_tokens=shapes[-1].window_tokens,
             trained_tokens=facts.trained_tokens,
@@ -240,13 +242,19 @@ class LlamaEngine:
             raise RuntimeError(f"slot {save.slot} holds {held} tokens, the plan says {save.tokens}")
         is_first = parked.is_fresh and parked.size_bytes <= MOST_SCRATCH_BYTES
         memory = self._scratch_of(parked.size_bytes) if is_first else parked.array
-        used = bank.save(local, memory)
+        end = save.end or held
+        if end - save.begin == held:
+            used = bank.save(local, memory)
+        else:
+            part = bank.save_part(local, save.begin, end)
+            used = len(part) if len(part) <= len(memory) - snapshot.HEADER_BYTES else 0
+            memory[snapshot.HEADER_BYTES : snapshot.HEADER_BYTES + used] = part[:used]
         if not used:
             raise RuntimeError(
                 f"slot {save.slot}: {save.tokens} tokens do not fit in segment {save.segment}"
                 f" of {parked.size_bytes} bytes"
             )
-        size_bytes = snapshot.seal(memory, self._fingerprint, save.tokens, save.digest, used)
+        size_bytes = snapshot.seal(memory, self._fingerprint, end, save.digest, used)
         if is_first:
             parked.write(memory[:size_bytes])
         return size_bytes
@@ -257,12 +265,15 @@ class LlamaEngine:
         return self._scratch[:size_bytes]
 
     def _restore(self, restore: Restore) -> None:
-        memory = self._segments[restore.segment].array
-        payload = snapshot.unseal(memory, self._fingerprint, restore.tokens, restore.digest)
+        payload = self._payload(restore)
+        base = None if restore.base is None else self._payload(restore.base)
         number, local = self._place[restore.slot]
         bank = self._bank(number)
-        bank.restore(local, payload, restore.tokens)
+        bank.restore(local, payload, restore.tokens, base)
         bank.cut(local, restore.keep)
+
+    def _payload(self, held: Restore | Base) -> np.ndarray:
+        return snapshot.unseal(self._segments[held.segment].array, self._fingerprint, held.tokens, held.digest)
 
     def _clear(self, slot: int) -> None:
         number, local = self._place[slot]

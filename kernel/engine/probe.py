@@ -25,6 +25,7 @@ from kernel.engine.base import (
     Row,
 )
 from kernel.engine.batch import Feed
+from kernel.engine.kvstate import HEAD_BYTES
 from kernel.engine.rowsfile import Rows
 from kernel.engine.snapshot import SnapshotError
 from kernel.engine.traits import Traits
@@ -106,6 +107,7 @@ class _Probe:
             if rows is None:
                 return APPROXIMATE
             known_rows = (*rows, self._learn_chunks() if self._traits.pass_chunks > 1 else 1)
+        self._traits.can_part = self._parts_meet(state)
         least, self._traits.row_step, self._traits.pass_chunks = known_rows
         self._traits.least_rows = max(least, self._traits.least_rows)
         return EXACT if self._traits.can_trim else WHOLE
@@ -137,6 +139,19 @@ class _Probe:
         except RuntimeError:  # llama.cpp cannot take tokens off after all
             self._traits.can_trim = False
         return first.tobytes() == second.tobytes()
+
+    def _parts_meet(self, state: np.ndarray) -> bool:
+        """Return whether a context's first part may be that of another which begins alike."""
+        layout, begin = self._traits.layout, tuple(self._token(at) for at in range(CHUNK_TOKENS))
+        if layout is None or layout.caches != 1 or not self._traits.can_trim or self._traits.is_windowed:
+            return False
+        self._bank.clear(1)
+        for start, tokens in ((0, begin), (CHUNK_TOKENS, begin[::-1])):
+            self._bank.chunk(Row(1, start, tokens, True))
+        first = self._bank.save_part(1, 0, CHUNK_TOKENS)
+        second = layout.part(state, CHUNK_TOKENS, _PROMPT_TOKENS)
+        joined, whole = layout.join(first, second, 1), layout.part(state, 0, _PROMPT_TOKENS)
+        return joined[HEAD_BYTES:].tobytes() == whole[HEAD_BYTES:].tobytes()
 
     def _learn_rows(self, state: np.ndarray) -> tuple[int, int] | None:
         """Return (least_rows, row_step) with which a row's bits depend on its context alone."""

@@ -29,6 +29,7 @@ class Traits:
     least_rows: int = 1
     row_step: int = 1
     can_move: bool = True  # a state that was restored goes on with the same bits
+    can_part: bool = False  # parts of states of contexts that begin alike can be exchanged
     pass_chunks: int = 1  # of prompts that have the same bits in one pass as each alone
 
     @property

@@ -182,6 +182,27 @@ def test_eight_scattered_contexts_need_one_pass(loaded):
     assert bank.passes == before + 1
 
 
+def test_a_part_of_a_context_goes_on_after_the_first_part_of_another_that_begins_alike(loaded):
+    assert loaded.traits.can_part
+    bank, other, agents = loaded.bank(3), loaded.bank(1), [Agent(seed, 200, 210, loaded.vocab) for seed in (1, 2)]
+    agents[1].tokens[:129] = agents[0].tokens[:129]
+    while not all(agent.fed > agent.prompt for agent in agents):
+        step(bank, dict(enumerate(agents)))
+    first, second = bank.save_part(0, 0, 129), bank.save_part(1, 129, agents[1].fed)
+    assert len(first) + len(second) < len(bank.state(1)) + 4096
+    bank.restore(2, second, agents[1].fed, first)
+    other.restore(0, second, agents[1].fed, first)
+    assert bank.save_part(2, 0, 201).tobytes()[8:] == bank.save_part(1, 0, 201).tobytes()[8:]
+    wanted = alone(loaded, agents[1])
+    while not agents[1].is_done:
+        step(other, {0: agents[1]})
+    assert agents[1].seen == wanted
+    with pytest.raises(SnapshotError, match="do not follow"):
+        bank.restore(2, second, agents[1].fed, bank.save_part(0, 0, 128))
+    bank.close()
+    other.close()
+
+
 def test_a_state_that_is_none_is_refused(loaded):
     bank = loaded.bank(2)
     agent = Agent(1, 40, 41, loaded.vocab)

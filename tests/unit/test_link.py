@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kernel.engine import link
 from kernel.engine.base import (
     Bank,
+    Base,
     Constraint,
     EngineInfo,
     Opening,
@@ -61,10 +62,12 @@ plans = st.builds(
     StepPlan,
     number=ids,
     closes=many,
-    saves=st.lists(st.builds(Save, ids, ids, ids, digests), max_size=3).map(tuple),
+    saves=st.lists(st.builds(Save, ids, ids, ids, digests, ids, ids), max_size=3).map(tuple),
     clears=many,
     banks=many,
-    restores=st.lists(st.builds(Restore, ids, ids, ids, digests, ids), max_size=3).map(tuple),
+    restores=st.lists(
+        st.builds(Restore, ids, ids, ids, digests, ids, st.none() | st.builds(Base, ids, ids, digests)), max_size=3
+    ).map(tuple),
     openings=st.lists(openings, max_size=3).map(tuple),
     decodes=st.lists(rows, max_size=3).map(tuple),
     chunks=st.lists(rows, max_size=3).map(tuple),
@@ -95,6 +98,7 @@ INFO = EngineInfo(
     family="dense",
     exactness="exact",
     can_trim=True,
+    can_part=True,
     vocab=9,
     window_tokens=256,
     trained_tokens=512,
