@@ -20,10 +20,23 @@ if TYPE_CHECKING:
     from kernel.core import Kernel
 
 
+_KEEP_TOKENS = 1  # that which opens the context, on which attention leans
+
+
 def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict[str, Any]:
     task = call.needs_task()
     core = kernel.cores.find(call.method, options.model, embedding=False)
-    return {"session": kernel.requests.sessions.open(task, core.number, core.model.name, now_ns).number}
+    window, keep_tokens = options.window, options.keep_tokens
+    if window not in abi.WINDOWS:
+        text = f"window {window!a} is not one of {', '.join(abi.WINDOWS)}"
+        raise KernelError(Errno.EINVAL, f"{call.method}: {text}")
+    if keep_tokens is not None and window != "shift":
+        text = f"keep_tokens is {keep_tokens}, which goes with the window 'shift' and not with {window!a}"
+        raise KernelError(Errno.EINVAL, f"{call.method}: {text}")
+    if keep_tokens is None:
+        keep_tokens = _KEEP_TOKENS
+    opened = kernel.requests.sessions.open(task, core.number, core.model.name, now_ns, window, keep_tokens)
+    return {"session": opened.number}
 
 
 def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dict[str, Any]:
@@ -78,6 +91,9 @@ def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
         "turns": session.turns,
         "messages": len(session.messages or ()),
         "tokens": len(session.tokens),
+        "window": session.window,
+        "dropped_turns": session.dropped_turns,
+        "dropped_tokens": session.dropped_tokens,
         "where": "slot" if turn is not None and turn.slot is not None else where,
         "kv_bytes": kv_bytes,
         "idle_s": (now_ns - session.used_ns) / 1e9 if turn is None else 0.0,

@@ -223,6 +223,8 @@ class Request:
     is_whole_at_limit: bool = False  # its constraint sees to it that the text is complete by then
     turns: tuple[tuple[int, int], ...] = ()  # of the context that it goes on with: see turns.py
     reused_tokens: int = 0  # of the prompt, whose KV was kept
+    dropped_turns: int = 0  # of its session, which it does without: see windows.py
+    dropped_tokens: int = 0  # that its prompt is shorter for that
     quota: str = ""  # that its last token used up
     unsent: list[int] = field(default_factory=list)  # streamed call: tokens whose text is held back
     logprobs: Logprobs | None = None  # of what was generated, if asked for
@@ -241,6 +243,11 @@ class Request:
     @property
     def generated_tokens(self) -> int:
         return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it does without some of its session."""
+        return self.dropped_turns > 0 or self.dropped_tokens > 0
 
     @property
     def is_suspect(self) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls
-from agentix.calls import Call, Exit, Message
+from agentix.calls import Call, Exit, Message, Window
 from agentix.channel import Channel
 from agentix.errors import AgentixError, KernelGone, NoSuchChild, NoSuchTask, error_of
 from agentix.llm import Llm
@@ -106,7 +106,15 @@ class Agent:
         """
         return Task(self._connection, name, priority, group=group, timeout=timeout)
 
-    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> Session:
+    def session(
+        self,
+        system: str = "",
+        *,
+        model: str = "",
+        window: Window | None = None,
+        keep_tokens: int | None = None,
+        **options: Unpack[Chatting],
+    ) -> Session:
         """A conversation whose context the kernel keeps, for a `with` block.
 
             with me.session(system="Answer in one sentence.", max_tokens=60) as talk:
@@ -114,10 +122,13 @@ class Agent:
                 print(talk.say("And who handles it?").content)
 
         `options` are those of every turn. `model`: one of llm.models(); the first that generates, if left out.
+        `window`: what becomes of a turn that does not fit the model's window: "refuse" (if left out) raises
+        PromptTooLong; "drop" goes on without the oldest turns; "shift", for generate(), without tokens that follow the
+        first `keep_tokens`. An answer's dropped_turns and dropped_tokens say what went.
         """
         from agentix.session import Session
 
-        return Session(self._connection, system, model, options)
+        return Session(self._connection, system, calls.ctx_open(model, window, keep_tokens), options)
 
     def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
@@ -230,11 +241,19 @@ class Task:
         with suppress(NoSuchChild):  # somebody waited for it already
             self._holder.call(calls.wait(self.pid, timeout), timeout)
 
-    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> Session:
+    def session(
+        self,
+        system: str = "",
+        *,
+        model: str = "",
+        window: Window | None = None,
+        keep_tokens: int | None = None,
+        **options: Unpack[Chatting],
+    ) -> Session:
         """A conversation of this task: see Agent.session."""
         from agentix.session import Session
 
-        return Session(self._channel, system, model, options)
+        return Session(self._channel, system, calls.ctx_open(model, window, keep_tokens), options)
 
     def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         """Send plain data as this task: see Agent.send."""

@@ -16,7 +16,7 @@ from agentix.agent import HELLO_S, LEAVE_S, chosen_kernel, show_errors_in_one_li
 from agentix.aio_client import AsyncConnection
 from agentix.aio_llm import AsyncLlm
 from agentix.aio_sched import AsyncGroups, AsyncSched
-from agentix.calls import Call, Exit, Memory, Message, Segment
+from agentix.calls import Call, Exit, Memory, Message, Segment, Window
 from agentix.channel import Channel
 from agentix.errors import AgentixError, NoSuchChild, NoSuchTask
 
@@ -91,10 +91,18 @@ class AsyncAgent:
     ) -> AsyncTask:
         return AsyncTask(self._connection, name, priority, group=group, timeout=timeout)
 
-    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> AsyncSession:
+    def session(
+        self,
+        system: str = "",
+        *,
+        model: str = "",
+        window: Window | None = None,
+        keep_tokens: int | None = None,
+        **options: Unpack[Chatting],
+    ) -> AsyncSession:
         from agentix.aio_session import AsyncSession
 
-        return AsyncSession(self._connection, system, model, options)
+        return AsyncSession(self._connection, system, calls.ctx_open(model, window, keep_tokens), options)
 
     async def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         return await self._call(calls.wait(pid, timeout), timeout)
@@ -187,10 +195,18 @@ class AsyncTask:
         with suppress(NoSuchChild):
             await self._holder.call(calls.wait(self.pid, timeout), timeout)
 
-    def session(self, system: str = "", *, model: str = "", **options: Unpack[Chatting]) -> AsyncSession:
+    def session(
+        self,
+        system: str = "",
+        *,
+        model: str = "",
+        window: Window | None = None,
+        keep_tokens: int | None = None,
+        **options: Unpack[Chatting],
+    ) -> AsyncSession:
         from agentix.aio_session import AsyncSession
 
-        return AsyncSession(self._channel, system, model, options)
+        return AsyncSession(self._channel, system, calls.ctx_open(model, window, keep_tokens), options)
 
     async def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         await self._channel.call(calls.send(to, data, timeout), timeout)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls
 from agentix.aio_llm import AsyncStream
-from agentix.calls import Prompt, Reply, Sampling
+from agentix.calls import Call, Prompt, Reply, Sampling
 from agentix.chat.conversation import Conversation, Said
 from agentix.chat.turn import Turn
 from agentix.errors import AgentixError
@@ -29,10 +29,10 @@ class AsyncSession:
     """Session for asyncio: `async with me.session() as s: await s.say(...)`; stream needs an await as well."""
 
     def __init__(
-        self, connection: AsyncConnection | Channel, system: str, model: str, options: Mapping[str, Any]
+        self, connection: AsyncConnection | Channel, system: str, opening: Call, options: Mapping[str, Any]
     ) -> None:
         self._connection = connection
-        self._model = model
+        self._opening = opening
         self._conversation = Conversation(system, options)
         self._number = 0
         self._parent: AsyncSession | None = None
@@ -87,14 +87,14 @@ class AsyncSession:
             await self.close()
 
     def _child(self, number: int) -> AsyncSession:
-        child = AsyncSession(self._connection, "", self._model, {})
+        child = AsyncSession(self._connection, "", self._opening, {})
         child._conversation, child._number, child._parent = self._conversation.fork(), number, self
         return child
 
     async def _open(self, timeout: float | None) -> int:
         check_open(self._number)
         if not self._number:
-            self._number = await self._connection.call(calls.ctx_open(self._model), timeout)
+            self._number = await self._connection.call(self._opening, timeout)
         return self._number
 
     async def _turn(self, said: Said, options: Mapping[str, Any], timeout: float | None) -> Turn:

@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from agentix.errors import BadMessage, InvalidValue, MessageTooLong
 from kernel.abi import codec
@@ -24,6 +24,7 @@ MAX_MAIL_BYTES = 64 << 10  # as the kernel has it; checked here to spare the tri
 MAX_TEXTS = 64  # of one llm.embed, as the kernel has it
 MAX_TEXTS_CHARS = 1 << 20  # of these together: four bytes each at most, so that they fit a message
 
+Window = Literal["refuse", "drop", "shift"]  # what becomes of a session's turn that does not fit the model's window
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]  # text, tokens, or messages of a chat
 
 
@@ -66,6 +67,8 @@ class Reply(NamedTuple):
     chat_format: str = "content"  # how the model writes tool calls, for a prompt of messages
     opens_reasoning: bool = False  # the prompt ended inside reasoning
     logprobs: tuple[dict[str, Any], ...] | None = None  # of each token, if asked for: token, logprob, top
+    dropped_turns: int = 0  # of the session, that this answer was given without
+    dropped_tokens: int = 0  # that the prompt is shorter for that
 
 
 class Message(NamedTuple):
@@ -189,7 +192,8 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 def _reply(body: dict[str, Any]) -> Reply:
     fields = (body["text"], tuple(body["tokens"]), body["finish_reason"], body["usage"], body["timings"])
     logprobs = tuple(body["logprobs"]) if "logprobs" in body else None
-    return Reply(*fields, body.get("chat_format", "content"), body.get("opens_reasoning", False), logprobs)
+    told = (body.get("chat_format", "content"), body.get("opens_reasoning", False))
+    return Reply(*fields, *told, logprobs, body.get("dropped_turns", 0), body.get("dropped_tokens", 0))
 
 
 def cancel(call_id: int, task: int | None = None) -> Call:
@@ -332,8 +336,9 @@ def mem_unlink(name: str) -> Call:
     return Call("mem.unlink", {"name": name}, nothing)
 
 
-def ctx_open(model: str) -> Call:
-    return Call("ctx.open", given(model=model or None), lambda answer: answer["session"])
+def ctx_open(model: str, window: Window | None, keep_tokens: int | None) -> Call:
+    body = given(model=model or None, window=window, keep_tokens=keep_tokens)
+    return Call("ctx.open", body, lambda answer: answer["session"])
 
 
 def ctx_close(session: int) -> Call:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agentix import calls
-from agentix.calls import Prompt, Reply, Sampling
+from agentix.calls import Call, Prompt, Reply, Sampling
 from agentix.chat.conversation import Conversation, Said
 from agentix.chat.turn import Turn
 from agentix.errors import AgentixError, InvalidValue
@@ -34,16 +34,18 @@ class Session:
     computes it again: slower, with the same tokens.
     """
 
-    def __init__(self, connection: Connection | Channel, system: str, model: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, connection: Connection | Channel, system: str, opening: Call, options: Mapping[str, Any]
+    ) -> None:
         self._connection = connection
-        self._model = model
+        self._opening = opening
         self._conversation = Conversation(system, options)
         self._number = 0  # it is opened by its first turn
         self._parent: Session | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """All that was said, the answers as well: a copy."""
+        """All that was said, the answers as well: a copy. Turns that were dropped are among it."""
         return [dict(message) for message in self._conversation.messages]
 
     def say(self, said: Said, *, timeout: float | None = None, **options: Unpack[Chatting]) -> ChatReply:
@@ -107,14 +109,14 @@ class Session:
             self.close()
 
     def _child(self, number: int) -> Session:
-        child = Session(self._connection, "", self._model, {})
+        child = Session(self._connection, "", self._opening, {})
         child._conversation, child._number, child._parent = self._conversation.fork(), number, self
         return child
 
     def _open(self, timeout: float | None) -> int:
         check_open(self._number)
         if not self._number:
-            self._number = self._connection.call(calls.ctx_open(self._model), timeout)
+            self._number = self._connection.call(self._opening, timeout)
         return self._number
 
     def _turn(self, said: Said, options: Mapping[str, Any], timeout: float | None) -> Turn:

@@ -102,7 +102,8 @@ class LlmGenerate:
     "stop"|"length"|"quota", usage: {prompt_tokens, cached_tokens, generated_tokens}, timings: {queued_s, first_token_s,
     wait_s, total_s, core_s, switches, restores, recomputed_tokens}}. With logprobs, the answer and the chunks have
     logprobs: [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
-    {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning.
+    {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning. Where
+    a session's window had turns or tokens of it go, the answer has {dropped_turns, dropped_tokens}: how many.
 
     ENOENT, EBUSY, ENOMEM: no such session, it has a turn under way, too many bytes of messages;
     EINVAL: a field, or the model's template, grammar or schema refuses it; ENOENT: no such model; EFBIG: the

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernel.abi.schema import MAX_NAME_CHARS, bounded
+from kernel.abi.schema import MAX_NAME_CHARS, MAX_TOKENS, bounded
 
 MAX_SESSION = (1 << 63) - 1
+WINDOWS = ("refuse", "drop", "shift")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +15,22 @@ class CtxOpen:
     """Open a session: a conversation whose context is kept from call to call. Answers {session}.
 
     llm.generate with `session` adds to it. `model` is a name of llm.models; the first that generates, if left out. It
-    ends with ctx.close or with its task. ENOENT: no such model; EINVAL: it does not generate; EPERM: an operator has
-    none; EAGAIN: too many sessions of the task; EIO: the model cannot be loaded."""
+    ends with ctx.close or with its task.
+
+    `window` says what becomes of a turn that does not fit the model's window. "refuse": it is refused. The others
+    also see to room for its answer: max_tokens, half of the window at most. "drop", for messages: the oldest turns go,
+    as few as leave half of what would be free without any; a turn is what is said, its answer, calls of tools and their
+    results; messages of the system that come first stay, and those of the call. "shift", for a prompt or tokens: the
+    first `keep_tokens` stay (1, that which opens the context, if left out), and of the tokens after them the older half
+    goes. A turn is refused where what must stay does not fit; an answer that then has less room ends with "length".
+    llm.generate answers what went.
+
+    ENOENT: no such model; EINVAL: it does not generate, no such window, keep_tokens without "shift"; EPERM: an operator
+    has none; EAGAIN: too many sessions of the task; EIO: the model cannot be loaded."""
 
     model: str = bounded(0, MAX_NAME_CHARS, "")
+    window: str = bounded(0, MAX_NAME_CHARS, "refuse")
+    keep_tokens: int | None = bounded(0, MAX_TOKENS, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +64,14 @@ class CtxCommit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CtxList:
-    """Answer {sessions: [{session, pid, model, turns, messages, tokens, where, kv_bytes, idle_s}], more}, oldest first:
-    an agent's own, or for an operator those of the task `pid`, 0 of all.
+    """Answer {sessions: [{session, pid, model, turns, messages, tokens, window, dropped_turns, dropped_tokens, where,
+    kv_bytes, idle_s}], more}, oldest first: an agent's own, or for an operator those of the task `pid`, 0 of all.
 
     At most 2,048 with numbers above `after`; `more`: there are others after the last of these.
 
-    tokens: of its context as the last turn left it; where: "slot" while a turn runs, "memory" or "disk" when its KV is
-    there, "none" when a turn has to compute all of it again; kv_bytes: of its KV. ESRCH, EPERM: another's."""
+    tokens: of its context as the last turn left it; dropped_turns, dropped_tokens: what it goes on without; where:
+    "slot" while a turn runs, "memory" or "disk" when its KV is there, "none" when a turn has to compute all of it again;
+    kv_bytes: of its KV. ESRCH, EPERM: another's."""
 
     pid: int = bounded(0, 1 << 31, 0)
     after: int = bounded(0, MAX_SESSION, 0)

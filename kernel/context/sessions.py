@@ -14,9 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernel.abi.calls import LlmGenerate
+from kernel.abi.codec import pack
 from kernel.abi.errors import Errno, KernelError
 from kernel.limits import MAX_SESSION_BYTES, MAX_SESSIONS
 from kernel.objects import Request, Task
+
+_BECOMES = ("tokens", "messages", "answer", "size_bytes", "turns", "dropped_turns", "dropped_tokens")
 
 
 @dataclass(slots=True, eq=False)
@@ -28,15 +31,19 @@ class Session:
     core: int
     model: str
     used_ns: int  # when it was opened, or a turn of it began or ended
+    window: str = "refuse"  # what becomes of a turn that does not fit the model's: one of ctxcalls.WINDOWS
+    keep_tokens: int = 0  # the first, that "shift" leaves where they are
     tokens: list[int] = field(default_factory=list)  # of all turns, answers included
     messages: list[dict[str, Any]] | None = None  # None: no turn has ended, or it is made of texts and not of messages
     answer: str | None = None  # of the last turn, which nobody has repeated yet
     size_bytes: int = 0  # of the messages' frames
     turns: int = 0  # that ended well
+    dropped_turns: int = 0  # of its messages, that it goes on without
+    dropped_tokens: int = 0  # that prompts were shorter for these, or for what was shifted out
     parent: int = 0  # that it was forked from; 0: none
     parent_turns: int = 0  # that the parent had then
     turn: Request | None = None  # under way
-    said: list[dict[str, Any]] | None = None  # all messages, when that has ended
+    said: list[dict[str, Any]] | None = None  # its messages, when that has ended
 
     def hear(self, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return all messages with what a turn adds; the last answer comes before it, unless it is repeated."""
@@ -53,10 +60,10 @@ class Sessions:
         self._by_task: dict[int, dict[int, Session]] = {}
         self._opened = 0
 
-    def open(self, task: Task, core: int, model: str, now_ns: int) -> Session:
+    def open(self, task: Task, core: int, model: str, now_ns: int, window: str, keep_tokens: int) -> Session:
         """Raises KernelError EAGAIN."""
         self._check_room("ctx.open", task, 1)
-        return self._add(Session(self._next(), task, core, model, now_ns))
+        return self._add(Session(self._next(), task, core, model, now_ns, window, keep_tokens))
 
     def fork(self, session: Session, count: int, now_ns: int) -> list[Session]:
         """Return new sessions that go on from where this one is. Raises KernelError EBUSY, EAGAIN, ENOMEM."""
@@ -86,7 +93,7 @@ class Sessions:
             raise KernelError(Errno.EINVAL, f"{name}: {text}")
         for one in (child, parent):
             _check_idle("ctx.commit", one)
-        for field_name in ("tokens", "messages", "answer", "size_bytes", "turns"):
+        for field_name in _BECOMES:
             setattr(parent, field_name, getattr(child, field_name))
         parent.used_ns = now_ns
         self.close(child)
@@ -124,6 +131,10 @@ class Sessions:
             kinds = ("prompt or tokens", "messages")
             wanted, given = kinds if session.messages is None else kinds[::-1]
             raise KernelError(Errno.EINVAL, f"{name} is made of {wanted}, not of {given}")
+        takes_messages = {"drop": True, "shift": False}.get(session.window)
+        if takes_messages is not None and takes_messages != (options.messages is not None):
+            kind = "messages" if takes_messages else "prompt or tokens"
+            raise KernelError(Errno.EINVAL, f"{name} has the window {session.window!r}, which is for turns of {kind}")
         if options.messages is not None:
             self._check_bytes("llm.generate", session, size_bytes)
         return session
@@ -143,8 +154,13 @@ class Sessions:
             session.tokens = request.tokens
             session.messages = session.said
             session.answer = None if session.said is None else request.text.text
-            session.size_bytes += request.call.size_bytes if session.said is not None else 0
+            if request.dropped_turns:
+                session.size_bytes = len(pack(session.said))
+            elif session.said is not None:
+                session.size_bytes += request.call.size_bytes
             session.turns += 1
+            session.dropped_turns += request.dropped_turns
+            session.dropped_tokens += request.dropped_tokens
         session.turn = session.said = None
         session.used_ns = now_ns
 

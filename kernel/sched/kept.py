@@ -26,7 +26,8 @@ from kernel.taskattr import SchedClass
 
 Owner = int | Session  # a task, by its pid, or a session of its
 _SAVED = "what it goes on with was being saved"
-_KEEPING = (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH, RequestState.FINISHED_ABORTED)
+_ENDED_WELL = (RequestState.FINISHED_STOP, RequestState.FINISHED_LENGTH)
+_KEEPING = (*_ENDED_WELL, RequestState.FINISHED_ABORTED)
 
 
 class KeptContexts:
@@ -41,23 +42,29 @@ class KeptContexts:
 
     @staticmethod
     def is_worth(request: Request) -> bool:
-        """Whether what a finished request has fed should outlive it."""
+        """Whether what a finished request has fed should outlive it.
+
+        Not where a turn did without some of its session and failed: the session goes on from all that it had.
+        """
         asked = request.options.keep
         return (
             (bool(request.chat or request.session) if asked is None else asked)
-            and request.state in _KEEPING
+            and request.state in (_ENDED_WELL if request.is_cut else _KEEPING)
             and request.kv_tokens >= CHUNK_TOKENS
             and request.task.state is not TaskState.ZOMBIE
         )
 
     def put(self, request: Request) -> bool:
-        """Keep a finished request's context; say whether its KV is still to be saved from its slot."""
+        """Keep a finished request's context; say whether its KV is still to be saved from its slot.
+
+        A session that goes on without some of its turns has no use for what it had before.
+        """
         turns = request.turns
         if request.kv_tokens > request.prompt_tokens:
             turns += ((request.prompt_tokens, request.kv_tokens),)
         made = Context(array("I", request.tokens[: request.kv_tokens]), turns)
         several = self._by_owner.setdefault(_owner(request), [])
-        replaced = [old for old in several if _goes_on(made, old)]
+        replaced = [old for old in several if request.is_cut or _goes_on(made, old)]
         if not replaced and any(_goes_on(one, made) for one in several):
             return False  # cut off while it computed again what another context tells more of
         for old in replaced:

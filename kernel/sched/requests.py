@@ -7,6 +7,7 @@ whatever happens to cores: it is appended to the request here, and a replay neve
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from kernel.sched.fields import (
 )
 from kernel.sched.gate import Gate
 from kernel.sched.groups import Groups
-from kernel.sched.prompts import check_window, given_tokens, question, tokens_of
+from kernel.sched.prompts import Question, asking, check_window, least_tokens, prompt_of
 from kernel.sched.quota import Quotas
 from kernel.sched.standing import Ends, tell
 from kernel.states import RequestState, TaskState
@@ -68,10 +69,11 @@ class RequestManager:
         tokens = None
         if options.tokens is not None:
             vocab = core.info.vocab if core.info else None
-            tokens = given_tokens(session, check_tokens("llm.generate", "tokens", options.tokens, vocab))
+            tokens = check_tokens("llm.generate", "tokens", options.tokens, vocab)
         if core.info:
             check_biases(sampling, core.info.vocab)
-            check_window(core.info, len(tokens or ()))
+            if tokens is not None:
+                check_window(core.info, least_tokens(session, tokens), session)
         self._check_room(task)
         scheduler = core.scheduler
         waiting, runnable = scheduler.waits.waiting, scheduler.runnable
@@ -108,11 +110,11 @@ class RequestManager:
             self.sessions.begin(session, request, options.messages, now_ns)
         if tokens is not None:
             if core.info:
-                self._enter(request, tokens, now_ns)
+                self._enter(request, prompt_of(request, tokens, core.info), now_ns)
             else:
                 self._asks.when_ready(core.number, call, lambda now: self._enter_given(request, tokens, now))
         else:
-            self._ask(*question(options, tools, session), request)
+            self._ask(request, asking(options, tools, request, core), None, now_ns)
 
     def cancel(self, call: Call, options: LlmCancel, now_ns: int) -> dict[str, Any]:
         """End a request of the same task and connection; it is no error when it has just ended."""
@@ -202,16 +204,21 @@ class RequestManager:
             text = f"llm.generate: {MAX_PENDING_REQUESTS} requests are in flight in all"
             raise KernelError(Errno.EAGAIN, text)
 
-    def _ask(self, what: str, value: dict[str, Any], request: Request) -> None:
-        """Ask for a prompt's tokens; let the request be scheduled once they are there."""
+    def _ask(
+        self, request: Request, questions: Generator[Question, Any, list[int]], answer: Any, now_ns: int
+    ) -> None:
+        """Ask what is to be asked next for a prompt's tokens; let the request be scheduled once they are there."""
+        try:
+            what, value = questions.send(answer)
+        except StopIteration as known:
+            self._enter(request, known.value, now_ns)
+            return
 
         def answered(answer: Any, error: str | None, now_ns: int) -> None:
             if error is not None:
                 self.end(request, KernelError(Errno.EINVAL, f"llm.generate: {error}"), now_ns)
             else:
-                info = self._cores[request.core].info
-                assert info is not None
-                self._enter(request, tokens_of(request, info, answer), now_ns)
+                self._ask(request, questions, answer, now_ns)
 
         value["sender"] = request.task.pid
         self._asks.put(request.core, what, value, request.call, answered)
@@ -225,7 +232,7 @@ class RequestManager:
         except KernelError as error:
             self.end(request, error, now_ns)
         else:
-            self._enter(request, tokens, now_ns)
+            self._enter(request, prompt_of(request, tokens, core.info), now_ns)
 
     def _enter(self, request: Request, tokens: list[int], now_ns: int) -> None:
         """The prompt's tokens are known, and the model: schedule the request, once its constraint can be followed."""
@@ -235,7 +242,7 @@ class RequestManager:
             check_biases(request.sampling, core.info.vocab)
             if not tokens:
                 raise KernelError(Errno.EINVAL, "llm.generate: the prompt has no tokens")
-            check_window(core.info, len(tokens))
+            check_window(core.info, len(tokens), request.session)
             most = min(len(tokens) + request.most_tokens, core.info.window_tokens)
             self.quotas.admit(request, len(tokens), most)
         except KernelError as error:
@@ -343,6 +350,8 @@ class RequestManager:
                 "recomputed_tokens": request.recomputed_tokens,
             },
         } | request.chat
+        if request.is_cut:
+            body |= {"dropped_turns": request.dropped_turns, "dropped_tokens": request.dropped_tokens}
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs.rows(len(request.logprobs))
         self._calls.reply(request.call, body)

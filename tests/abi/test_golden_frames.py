@@ -283,6 +283,7 @@ FORMS: dict[str, Call] = {
     "deadline.call": Call((1 << 63) - 1, "ipc.recv", {}, deadline_ms=30_000),
     "task.call": Call(2, "ipc.recv", {}, task=4194305),
     "deadline.task.call": Call(3, "ipc.recv", {}, 30_000, 4194305),
+    "ctx.open.window.call": Call(1, "ctx.open", {"window": "shift", "keep_tokens": 5}),
 }
 
 
@@ -326,6 +327,20 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"tasks": [EXAMPLES["proc.ps"][1]["tasks"][0] | {"context_tokens": 5, "context_limit": 8192}]},
     ),
     "sys.info.kv.reply": ("sys.info", EXAMPLES["sys.info"][1] | {"kv_type": "q8_0"}),
+    "llm.generate.dropped.reply": (
+        "llm.generate",
+        EXAMPLES["llm.generate"][1] | TOLD | {"dropped_turns": 3, "dropped_tokens": 210},
+    ),
+    "ctx.list.window.reply": (
+        "ctx.list",
+        {
+            "more": False,
+            "sessions": [
+                EXAMPLES["ctx.list"][1]["sessions"][0]
+                | {"window": "drop", "dropped_turns": 3, "dropped_tokens": 210}
+            ],
+        },
+    ),
 }  # fmt: skip
 
 

@@ -80,6 +80,11 @@ def answers() -> dict[str, dict]:
     }
     child = machine.launched()
     machine.run()
+    full = peer.ask("ctx.open", window="drop")["session"]
+    for _ in range(3):
+        turn = {"messages": [{"role": "user", "content": "a" * 200}], "max_tokens": 3}
+        calls["llm.generate.dropped"] = peer.call("llm.generate", session=full, **turn)
+        machine.run()
     machine.event(ProcessSample(machine.now_ns, ()))
     machine.ends(child)
     calls["proc.wait"] = peer.call("proc.wait")

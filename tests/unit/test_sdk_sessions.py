@@ -131,6 +131,21 @@ def test_forks_go_on_from_where_the_session_is_and_one_takes_its_place(kernel, m
     assert methods(kernel) == ["ctx.open", "ctx.fork", "ctx.commit", "ctx.close", "ctx.close"]
 
 
+def test_the_window_is_told_once_and_what_went_is_in_the_answers(kernel, me):
+    went = {"dropped_turns": 2, "dropped_tokens": 90}
+    kernel.on["llm.generate"] = lambda call: call.reply(reply_of("fine") | {"chat_format": "hermes"} | went)
+    with me.session(window="drop", model="chat") as talk:
+        first = talk.say("one")
+        (child,) = talk.fork(1)
+        child.say("two")
+    with me.session(window="shift", keep_tokens=5) as tale:
+        second = tale.generate("Once")
+    for answer in (first, first.raw, second):
+        assert (answer.dropped_turns, answer.dropped_tokens) == (2, 90)
+    opened = [call.body for call in kernel.seen if call.method == "ctx.open"]
+    assert opened == [{"model": "chat", "window": "drop"}, {"window": "shift", "keep_tokens": 5}]
+
+
 def test_a_closed_session_says_so_and_closes_twice(kernel, me):
     talk = me.session()
     talk.say("one")
@@ -148,7 +163,7 @@ def test_saying_nothing_is_refused_before_it_is_sent(kernel, me):
 
 
 def test_the_awaited_twin_sends_the_same(kernel, me):
-    with me.session(system="be brief", model="chat") as talk:
+    with me.session(system="be brief", model="chat", window="drop") as talk:
         talk.say("one")
         (child,) = talk.fork(1)
         child.say("two")
@@ -157,7 +172,7 @@ def test_the_awaited_twin_sends_the_same(kernel, me):
 
     async def body():
         agent = AsyncAgent("writer", kernel=kernel.name)
-        async with agent as other, other.session(system="be brief", model="chat") as talk:
+        async with agent as other, other.session(system="be brief", model="chat", window="drop") as talk:
             await talk.say("one")
             (child,) = await talk.fork(1)
             async for _ in await child.stream("two"):

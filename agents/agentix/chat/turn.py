@@ -37,6 +37,15 @@ class ChatReply:
     faults: tuple[str, ...]  # tool calls that were malformed; their text is in content
     raw: Reply  # the kernel's
 
+    @property
+    def dropped_turns(self) -> int:
+        """How many turns of its session this one was given without: see `window` of Agent.session()."""
+        return self.raw.dropped_turns
+
+    @property
+    def dropped_tokens(self) -> int:
+        return self.raw.dropped_tokens
+
     def as_message(self) -> dict[str, Any]:
         """Return this turn as a message, to be followed by one of role "tool" for each of its calls."""
         message: dict[str, Any] = {"role": "assistant", "content": self.content}

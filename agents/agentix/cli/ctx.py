@@ -16,7 +16,9 @@ from agentix.cli.table import size, span, table
 from agentix.cli.tasks import ANSWER_S
 from agentix.client import Connection
 
-HEADINGS = ("SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WHERE", "KV", "IDLE")
+HEADINGS = (
+    "SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WINDOW", "DROPPED", "WHERE", "KV", "IDLE"
+)  # fmt: skip
 TIER_HEADINGS = ("MODEL", "WHERE", "CONTEXTS", "KV", "LIMIT", "WAITING", "WRITTEN", "READ")
 
 
@@ -73,6 +75,8 @@ def row(session: Mapping[str, Any]) -> tuple[object, ...]:
         session["turns"],
         session["messages"],
         session["tokens"],
+        session["window"],
+        session["dropped_tokens"],
         session["where"],
         size(session["kv_bytes"]),
         span(session["idle_s"]),
