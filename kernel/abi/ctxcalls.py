@@ -69,8 +69,8 @@ class CtxList:
 
     At most 2,048 with numbers above `after`; `more`: there are others after the last of these.
 
-    tokens: of its context as the last turn left it; dropped_turns, dropped_tokens: what it goes on without; where:
-    "slot" while a turn runs, "memory" or "disk" when its KV is there, "none" when a turn has to compute all of it again;
+    tokens: of its context as the last turn left it; dropped_turns, dropped_tokens: what it goes on without; where: "slot"
+    while a turn runs, "memory" or "disk" when its KV is there, "none" when a turn has to compute all of it again;
     kv_bytes: of its KV. ESRCH, EPERM: another's."""
 
     pid: int = bounded(0, 1 << 31, 0)
