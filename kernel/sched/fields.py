@@ -14,22 +14,12 @@ from typing import Any
 from kernel.abi.calls import MAX_BIAS, MAX_LOGPROB_ENTRIES, MAX_STOP_CHARS, MAX_TOKENS, LlmGenerate
 from kernel.abi.codec import show
 from kernel.abi.errors import Errno, KernelError
+from kernel.abi.messages import check_messages
 from kernel.engine.base import Constraint, Sampling
 
 MAX_AROUND_CHARS = 256
 MAX_TOOLS_VALUES = 16384  # in JSON text, whose values take up to twenty times its bytes
 ANY_TOKEN = 1 << 31  # as long as the vocabulary is not known
-
-_MESSAGE = {
-    "role": (str,),
-    "content": (str, type(None)),
-    "tool_calls": (list, type(None)),
-    "tool_call_id": (str, type(None)),
-    "name": (str, type(None)),
-    "reasoning_content": (str, type(None)),
-}
-_TOOL_CALL = {"id": (str, type(None)), "type": (str,), "function": (dict,)}
-_FUNCTION = {"name": (str,), "arguments": (str, dict)}
 
 
 def invalid(method: str, text: str) -> KernelError:
@@ -64,7 +54,7 @@ def check_generate(options: LlmGenerate) -> None:
     for stop in options.stop or ():
         if not isinstance(stop, str) or not 0 < len(stop) <= MAX_STOP_CHARS:
             raise invalid(method, f"stop {show(stop)}: wanted strings of 1 to {MAX_STOP_CHARS} characters")
-    _check_messages(options.messages)
+    check_messages(method, options.messages or ())
 
 
 def sampling_of(options: LlmGenerate) -> Sampling:
@@ -149,31 +139,6 @@ def _biases(given: dict[Any, Any]) -> tuple[tuple[int, float], ...]:
             raise invalid("llm.generate", f"{text}: wanted a number from -{MAX_BIAS:g} to {MAX_BIAS:g}")
         biases[int(key)] = float(value)
     return tuple(sorted(biases.items()))
-
-
-def _check_messages(messages: list[Any] | None) -> None:
-    for index, message in enumerate(messages or ()):
-        what = f"messages[{index}]"
-        _check_map(what, message, _MESSAGE, ("role",))
-        if all(message.get(name) is None for name in ("content", "tool_calls", "reasoning_content")):
-            raise invalid("llm.generate", f"{what} has neither content nor tool_calls")
-        for place, call in enumerate(message.get("tool_calls") or ()):
-            _check_map(f"{what}.tool_calls[{place}]", call, _TOOL_CALL, ("function",))
-            _check_map(f"{what}.tool_calls[{place}].function", call["function"], _FUNCTION, tuple(_FUNCTION))
-
-
-def _check_map(what: str, value: Any, kinds: dict[str, tuple[type, ...]], required: tuple[str, ...]) -> None:
-    if not isinstance(value, dict):
-        raise invalid("llm.generate", f"{what} is {show(value)}, wanted a map")
-    for name, item in value.items():
-        if name not in kinds:
-            raise invalid("llm.generate", f"{what} has an unknown field {show(name)}")
-        if not isinstance(item, kinds[name]):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds[name])
-            raise invalid("llm.generate", f"{what}: {name} is a {type(item).__name__}, wanted {wanted}")
-    for name in required:
-        if name not in value:
-            raise invalid("llm.generate", f"{what} has no {name}")
 
 
 def _no_number(text: str) -> None:
