@@ -25,6 +25,7 @@ from kernel.abi.calls import MAX_NAME_CHARS
 from kernel.abi.errors import KernelError
 from kernel.config import Config, ModelConfig
 from kernel.console import say
+from kernel.context.recordfile import RecordFiles, default_folder
 from kernel.context.swapfile import SwapFile
 from kernel.core import Kernel
 from kernel.effects import StartCore
@@ -33,7 +34,7 @@ from kernel.engine.base import F16, KV_TYPES
 from kernel.engine.build import PACKAGE, tested_version_error
 from kernel.engine.calibration import Choice
 from kernel.engine.devices import host_free_bytes
-from kernel.engine.modelfile import OLLAMA, ModelFileError, resolve
+from kernel.engine.modelfile import OLLAMA, ModelFileError, fingerprint, resolve
 from kernel.ipc.doors import AddressInUse
 from kernel.ipc.server import Server
 from kernel.loop import INTERRUPTED, Loop
@@ -99,6 +100,7 @@ def run(config: Config, engine: str | None = None) -> int:
             launcher,
             wakeup,
             lambda start: core_command(config, start, engine),
+            RecordFiles(_state_folder(config)),
             swap,
         )
         try:
@@ -211,6 +213,7 @@ def _find_models(config: Config) -> tuple[Config, int]:
         try:
             file = resolve(model.path)
             choices = calibrationfile.choices_path(file.path, config.kv_type)
+            mark = fingerprint(file)
         except ModelFileError as error:
             raise Refused(BAD_MODEL, str(error)) from None
         except OSError as error:
@@ -224,6 +227,7 @@ def _find_models(config: Config) -> tuple[Config, int]:
                 choices=str(choices),
                 slots=choice.slots,
                 prefill_tokens=choice.prefill_tokens,
+                fingerprint=mark,
             )
         )
     return replace(config, models=tuple(found)), weight_bytes
@@ -252,6 +256,12 @@ def _fit_to_machine(config: Config, weight_bytes: int) -> Config:
     if config.snapshot_bytes:
         return config
     return replace(config, snapshot_bytes=max(0, _free_bytes() - weight_bytes) // SNAPSHOT_SHARE)
+
+
+def _state_folder(config: Config) -> Path:
+    """Return where durable sessions are kept."""
+    given = config.state_folder
+    return Path(given).expanduser().absolute() if given else default_folder(config.name)
 
 
 def _open_swap(config: Config) -> tuple[Config, SwapFile | None]:

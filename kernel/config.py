@@ -24,6 +24,7 @@ class ModelConfig:
     choices: str = ""  # path of the file that holds what calibration chose; boot finds this and
     slots: int = 0  # these two in it: see Config; 0: not chosen
     prefill_tokens: int = 0
+    fingerprint: str = ""  # of the file, as modelfile.py makes it; boot finds this
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Config:
     snapshot_bytes: int = 0  # most bytes of parked contexts of all models; 0: a quarter of the memory free at boot
     swap_bytes: int | None = None  # of contexts on disk; 0: none go there; None: as boot finds room, 8 GiB at most
     swap_folder: str = ""  # of the file for them, which has no name; "": beside the models that were made
+    state_folder: str = ""  # of durable sessions; "": agentix/NAME/sessions where the user's state is
     log_bytes: int = 64 << 10  # kept of each task's output
 
     def slots_of(self, model: ModelConfig) -> int:

@@ -41,6 +41,7 @@ from kernel.events import (
     PeerStalled,
     ProcessEnded,
     ProcessSample,
+    RecordDone,
     ShutdownAsked,
     Spawned,
     SpawnFailed,
@@ -86,7 +87,7 @@ class Kernel:
         self.cores = Cores(config, self.groups, self._next_segment, emit, self._settle)
         self._schedulers = [core.scheduler for core in self.cores]  # looked at after every event
         self.asks = Asks(self.calls, emit)
-        self.requests = RequestManager(self.calls, self.cores, self.asks, self.groups)
+        self.requests = RequestManager(self.calls, self.cores, self.asks, self.groups, emit)
         self.texts = TextManager(self.calls, self.cores, self.asks)
         self.post = PostOffice(self.calls)
         self.memory = MemoryManager(self._next_segment, emit)
@@ -248,10 +249,7 @@ class Kernel:
         self.governor.forget(task.pid)
         self.post.close(task.pid)
         self.memory.release(task.pid)
-        for core in self.cores:
-            core.scheduler.forget(task)
-        for session in self.requests.sessions.forget(task.pid):
-            self.cores[session.core].scheduler.kept.forget(session)
+        self.requests.forget(task)
         for peer in task.peers:
             self._emit(Disconnect(peer, gone))
         self.table.ended(task, status, signal, now_ns)
@@ -384,6 +382,7 @@ _EVENTS: dict[type, Any] = {
     Message: dispatch,
     StepDone: Kernel._on_step_done,
     SwapDone: lambda kernel, event: kernel.cores.swapped(event),
+    RecordDone: lambda kernel, event: kernel.requests.durable.done(event),
     CoreReady: Kernel._on_core_ready,
     CoreLost: Kernel._on_core_lost,
     CoreAnswer: Kernel._on_core_answer,

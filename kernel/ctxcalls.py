@@ -10,9 +10,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kernel.abi import ctxcalls as abi
+from kernel.abi.codec import pack
 from kernel.abi.errors import Errno, KernelError
-from kernel.context.sessions import Session
-from kernel.limits import MAX_LISTED_SESSIONS
+from kernel.context.sessions import Session, Terms
+from kernel.limits import MAX_LISTED_SESSIONS, PAGE_BYTES
 from kernel.objects import Call
 from kernel.report import describe_tiers
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _KEEP_TOKENS = 1  # that which opens the context, on which attention leans
 
 
-def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict[str, Any]:
+def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict[str, Any] | None:
     task = call.needs_task()
     core = kernel.cores.find(call.method, options.model, embedding=False)
     window, keep_tokens = options.window, options.keep_tokens
@@ -35,18 +36,29 @@ def open_(kernel: Kernel, call: Call, options: abi.CtxOpen, now_ns: int) -> dict
         raise KernelError(Errno.EINVAL, f"{call.method}: {text}")
     if keep_tokens is None:
         keep_tokens = _KEEP_TOKENS
-    opened = kernel.requests.sessions.open(task, core.number, core.model.name, now_ns, window, keep_tokens)
-    return {"session": opened.number}
+    terms = Terms(core.number, core.model.name, options.name, window, keep_tokens)
+    if not options.durable:
+        return kernel.requests.sessions.open(task, terms, now_ns).summary()
+    if not options.name:
+        raise KernelError(Errno.EINVAL, f"{call.method}: a durable session needs a name")
+    kernel.requests.durable.open(call, core, terms)
+    return None
 
 
-def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dict[str, Any]:
+def close(kernel: Kernel, call: Call, options: abi.CtxClose, now_ns: int) -> dict[str, Any] | None:
     session = kernel.requests.sessions.find(call.method, call.needs_task(), options.session)
+    if options.forget and session.key is None:
+        text = f"session {session.number} is not durable: there is nothing to forget"
+        raise KernelError(Errno.EINVAL, f"{call.method}: {text}")
     if session.turn is not None:
         text = f"llm.generate: session {session.number} was closed"
         kernel.requests.end(session.turn, KernelError(Errno.EINTR, text), now_ns)
     kernel.requests.sessions.close(session)
     kernel.cores[session.core].scheduler.kept.forget(session)
-    return {}
+    if not options.forget or session.key is None:
+        return {}
+    kernel.requests.durable.remove(session.key, call)
+    return None
 
 
 def fork(kernel: Kernel, call: Call, options: abi.CtxFork, now_ns: int) -> dict[str, Any]:
@@ -59,12 +71,16 @@ def fork(kernel: Kernel, call: Call, options: abi.CtxFork, now_ns: int) -> dict[
     return {"sessions": [child.number for child in children]}
 
 
-def commit(kernel: Kernel, call: Call, options: abi.CtxCommit, now_ns: int) -> dict[str, Any]:
+def commit(kernel: Kernel, call: Call, options: abi.CtxCommit, now_ns: int) -> dict[str, Any] | None:
     sessions = kernel.requests.sessions
     child = sessions.find(call.method, call.needs_task(), options.session)
     parent = sessions.commit(child, now_ns)
     kernel.cores[child.core].scheduler.kept.move(child, parent)
-    return {"session": parent.number}
+    body = {"session": parent.number}
+    if parent.key is None:
+        return body
+    kernel.requests.durable.store(parent, call, body)
+    return None
 
 
 def list_(kernel: Kernel, call: Call, options: abi.CtxList, now_ns: int) -> dict[str, Any]:
@@ -84,13 +100,11 @@ def _describe(kernel: Kernel, session: Session, now_ns: int) -> dict[str, Any]:
     turn = session.turn
     if turn is not None and turn.snapshot is not None:
         where, kv_bytes = "memory", kv_bytes + turn.snapshot.size_bytes
-    return {
-        "session": session.number,
+    return session.summary() | {
         "pid": session.task.pid,
         "model": session.model,
-        "turns": session.turns,
-        "messages": len(session.messages or ()),
-        "tokens": len(session.tokens),
+        "name": session.name,
+        "durable": session.key is not None,
         "window": session.window,
         "dropped_turns": session.dropped_turns,
         "dropped_tokens": session.dropped_tokens,
@@ -104,6 +118,20 @@ def stat(kernel: Kernel, call: Call, options: abi.CtxStat, now_ns: int) -> dict[
     return {"models": [describe_tiers(core) for core in kernel.cores if not core.model.embedding]}
 
 
+def messages(kernel: Kernel, call: Call, options: abi.CtxMessages, now_ns: int) -> dict[str, Any]:
+    session = kernel.requests.sessions.find(call.method, call.needs_task(), options.session)
+    left = (session.messages or [])[options.after :]
+    page: list[dict[str, Any]] = []
+    size_bytes = 0
+    for message in left:
+        size_bytes += len(pack(message))
+        if page and size_bytes > PAGE_BYTES:
+            break
+        page.append(message)
+    answer = None if session.answer is None else {"text": session.answer} | session.chat
+    return {"messages": page, "more": len(page) < len(left), "answer": answer}
+
+
 HANDLERS = {
     "ctx.open": open_,
     "ctx.close": close,
@@ -111,4 +139,5 @@ HANDLERS = {
     "ctx.commit": commit,
     "ctx.list": list_,
     "ctx.stat": stat,
+    "ctx.messages": messages,
 }

@@ -148,6 +148,43 @@ class SwapIn:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreRecord:
+    """Write a durable session's record, in place of an older one. Answered by RecordDone, as the next three are, which
+    are all done in the order of effects."""
+
+    ticket: int
+    name: str  # of its file
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """Read a record; the answer has no body where there is none."""
+
+    ticket: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAsideRecord:
+    """Give a record's file a name under which nobody looks for it: it is damaged."""
+
+    ticket: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRecord:
+    """Delete a record, if there is one."""
+
+    ticket: int
+    name: str
+
+
+RecordEffect = StoreRecord | LoadRecord | SetAsideRecord | RemoveRecord
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Fire TimerFired at this CLOCK_MONOTONIC time; replaces the earlier one. None: no timer."""
 
@@ -184,6 +221,7 @@ Effect = (
     | AskCore
     | SwapOut
     | SwapIn
+    | RecordEffect
     | SetTimer
     | Say
     | Halt

@@ -113,6 +113,18 @@ class SwapDone:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordDone:
+    """Answer to a StoreRecord, LoadRecord, SetAsideRecord or RemoveRecord; error is empty if it went well."""
+
+    now_ns: int
+    ticket: int
+    path: str
+    body: bytes | None  # of what was loaded; None: there is no such file
+    error: str
+    is_damaged: bool  # the file was read, and is not what was written
+
+
+@dataclass(frozen=True, slots=True)
 class CoreLost:
     """An LLM core died, or never became ready; whatever it was doing is lost."""
 
@@ -157,6 +169,7 @@ Event = (
     | CoreAnswer
     | StepDone
     | SwapDone
+    | RecordDone
     | CoreLost
     | TimerFired
     | PeerGone

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from kernel.clock import now_ns, worked_ns
 from kernel.console import log, say
+from kernel.context.recordfile import RecordFiles
 from kernel.context.swapfile import SwapFile
 from kernel.corelinks import CoreCommand, CoreLinks
 from kernel.effects import (
@@ -25,16 +26,20 @@ from kernel.effects import (
     Effect,
     Halt,
     Launch,
+    LoadRecord,
     MakeSegment,
     Refuse,
+    RemoveRecord,
     RunStep,
     SampleProcesses,
     Say,
     Send,
+    SetAsideRecord,
     SetTimer,
     Signal,
     StartCore,
     StopCore,
+    StoreRecord,
     SwapIn,
     SwapOut,
     Watch,
@@ -45,6 +50,7 @@ from kernel.events import (
     Output,
     ProcessEnded,
     ProcessSample,
+    RecordDone,
     ShutdownAsked,
     Spawned,
     SpawnFailed,
@@ -85,6 +91,7 @@ class Loop:
         launcher: Launcher,
         wakeup: Wakeup,
         core_command: CoreCommand,
+        records: RecordFiles,
         swap: SwapFile | None = None,
     ) -> None:
         self._kernel = kernel
@@ -104,6 +111,8 @@ class Loop:
         self._epoll = epoll
         self._on_ready: dict[int, Callable[[], None]] = {}  # but the server's and the cores'
         self._register(wakeup.fd, self._serve_signals)
+        self._records = records
+        self._register(records.wake_fd, self._serve_records)
         self._swap = swap
         if swap is not None:
             self._register(swap.wake_fd, self._serve_swap)
@@ -115,6 +124,10 @@ class Loop:
             SetTimer: self._set_timer,
             SwapOut: self._copy,
             SwapIn: self._copy,
+            StoreRecord: records.ask,
+            LoadRecord: records.ask,
+            SetAsideRecord: records.ask,
+            RemoveRecord: records.ask,
             AskCore: self.cores.ask,
             MakeSegment: self.cores.make_segment,
             DropSegment: self.cores.drop_segment,
@@ -141,6 +154,7 @@ class Loop:
         self.cores.close()
         self._launcher.close()
         self._server.close()
+        self._records.close()
         if self._swap is not None:
             self._swap.close()
         self._segments.close()
@@ -268,6 +282,10 @@ class Loop:
         assert self._swap is not None
         for core, ticket, error in self._swap.answers():
             self._tell(SwapDone(now_ns(), core, ticket, error))
+
+    def _serve_records(self) -> None:
+        for done in self._records.answers():
+            self._tell(RecordDone(now_ns(), *done))
 
     # -- effects: processes -----------------------------------------------------------------------
 

@@ -110,6 +110,8 @@ class Agent:
         self,
         system: str = "",
         *,
+        name: str = "",
+        durable: bool = False,
         model: str = "",
         window: Window | None = None,
         keep_tokens: int | None = None,
@@ -122,13 +124,16 @@ class Agent:
                 print(talk.say("And who handles it?").content)
 
         `options` are those of every turn. `model`: one of llm.models(); the first that generates, if left out.
+        `durable`: an agent of this name in this group that opens the session called `name` again goes on where it was
+        left, whatever happened to either or to the kernel; its messages, then, are those that it has.
         `window`: what becomes of a turn that does not fit the model's window: "refuse" (if left out) raises
         PromptTooLong; "drop" goes on without the oldest turns; "shift", for generate(), without tokens that follow the
         first `keep_tokens`. An answer's dropped_turns and dropped_tokens say what went.
         """
         from agentix.session import Session
 
-        return Session(self._connection, system, calls.ctx_open(model, window, keep_tokens), options)
+        opening = calls.ctx_open(model, window, keep_tokens, name, durable)
+        return Session(self._connection, system, opening, options, durable)
 
     def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         """Wait for a child (0: any) to end and reap it. Raises NoSuchChild, TimedOut."""
@@ -245,6 +250,8 @@ class Task:
         self,
         system: str = "",
         *,
+        name: str = "",
+        durable: bool = False,
         model: str = "",
         window: Window | None = None,
         keep_tokens: int | None = None,
@@ -253,7 +260,8 @@ class Task:
         """A conversation of this task: see Agent.session."""
         from agentix.session import Session
 
-        return Session(self._channel, system, calls.ctx_open(model, window, keep_tokens), options)
+        opening = calls.ctx_open(model, window, keep_tokens, name, durable)
+        return Session(self._channel, system, opening, options, durable)
 
     def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         """Send plain data as this task: see Agent.send."""

@@ -95,6 +95,8 @@ class AsyncAgent:
         self,
         system: str = "",
         *,
+        name: str = "",
+        durable: bool = False,
         model: str = "",
         window: Window | None = None,
         keep_tokens: int | None = None,
@@ -102,7 +104,8 @@ class AsyncAgent:
     ) -> AsyncSession:
         from agentix.aio_session import AsyncSession
 
-        return AsyncSession(self._connection, system, calls.ctx_open(model, window, keep_tokens), options)
+        opening = calls.ctx_open(model, window, keep_tokens, name, durable)
+        return AsyncSession(self._connection, system, opening, options, durable)
 
     async def wait(self, pid: int = 0, *, timeout: float | None = None) -> Exit:
         return await self._call(calls.wait(pid, timeout), timeout)
@@ -199,6 +202,8 @@ class AsyncTask:
         self,
         system: str = "",
         *,
+        name: str = "",
+        durable: bool = False,
         model: str = "",
         window: Window | None = None,
         keep_tokens: int | None = None,
@@ -206,7 +211,8 @@ class AsyncTask:
     ) -> AsyncSession:
         from agentix.aio_session import AsyncSession
 
-        return AsyncSession(self._channel, system, calls.ctx_open(model, window, keep_tokens), options)
+        opening = calls.ctx_open(model, window, keep_tokens, name, durable)
+        return AsyncSession(self._channel, system, opening, options, durable)
 
     async def send(self, to: int, data: Any, *, timeout: float | None = None) -> None:
         await self._channel.call(calls.send(to, data, timeout), timeout)

@@ -29,10 +29,16 @@ class AsyncSession:
     """Session for asyncio: `async with me.session() as s: await s.say(...)`; stream needs an await as well."""
 
     def __init__(
-        self, connection: AsyncConnection | Channel, system: str, opening: Call, options: Mapping[str, Any]
+        self,
+        connection: AsyncConnection | Channel,
+        system: str,
+        opening: Call,
+        options: Mapping[str, Any],
+        durable: bool = False,
     ) -> None:
         self._connection = connection
         self._opening = opening
+        self._durable = durable
         self._conversation = Conversation(system, options)
         self._number = 0
         self._parent: AsyncSession | None = None
@@ -40,6 +46,10 @@ class AsyncSession:
     @property
     def messages(self) -> list[dict[str, Any]]:
         return [dict(message) for message in self._conversation.messages]
+
+    @property
+    def turns(self) -> int:
+        return self._conversation.turns
 
     async def say(
         self, said: Said, *, timeout: float | None = None, **options: Unpack[Chatting]
@@ -60,7 +70,9 @@ class AsyncSession:
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[Sampling]
     ) -> Reply:
         call = self._conversation.raw(await self._open(timeout), prompt, options)
-        return await self._connection.call(call, timeout)
+        reply = await self._connection.call(call, timeout)
+        self._conversation.turns += 1
+        return reply
 
     async def fork(self, count: int, *, timeout: float | None = None) -> list[AsyncSession]:
         numbers = await self._connection.call(calls.ctx_fork(await self._open(timeout), count), timeout)
@@ -74,12 +86,15 @@ class AsyncSession:
         self._parent._conversation.become(self._conversation)
         return self._parent
 
-    async def close(self, *, timeout: float | None = CLOSE_S) -> None:
-        number, self._number = self._number, -1
+    async def close(self, *, forget: bool = False, timeout: float | None = CLOSE_S) -> None:
+        number = await self._open(timeout) if forget else self._number
+        self._number = -1
         if number > 0:
-            await self._connection.call(calls.ctx_close(number), timeout)
+            await self._connection.call(calls.ctx_close(number, forget), timeout)
 
     async def __aenter__(self) -> AsyncSession:
+        if self._durable:
+            await self._open(None)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -94,8 +109,19 @@ class AsyncSession:
     async def _open(self, timeout: float | None) -> int:
         check_open(self._number)
         if not self._number:
-            self._number = await self._connection.call(self._opening, timeout)
+            found = await self._connection.call(self._opening, timeout)
+            self._number = found["session"]
+            if self._durable:
+                await self._resume(found["turns"], timeout)
         return self._number
+
+    async def _resume(self, turns: int, timeout: float | None) -> None:
+        said: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"more": turns > 0, "answer": None}
+        while page["more"]:
+            page = await self._connection.call(calls.ctx_messages(self._number, len(said)), timeout)
+            said += page["messages"]
+        self._conversation.resume(turns, said, page["answer"])
 
     async def _turn(self, said: Said, options: Mapping[str, Any], timeout: float | None) -> Turn:
         turn = self._conversation.turn(await self._open(timeout), said, options)

@@ -69,6 +69,7 @@ class Reply(NamedTuple):
     logprobs: tuple[dict[str, Any], ...] | None = None  # of each token, if asked for: token, logprob, top
     dropped_turns: int = 0  # of the session, that this answer was given without
     dropped_tokens: int = 0  # that the prompt is shorter for that
+    durable: bool | None = None  # of a turn of a durable session: whether it is on disk
 
 
 class Message(NamedTuple):
@@ -193,7 +194,8 @@ def _reply(body: dict[str, Any]) -> Reply:
     fields = (body["text"], tuple(body["tokens"]), body["finish_reason"], body["usage"], body["timings"])
     logprobs = tuple(body["logprobs"]) if "logprobs" in body else None
     told = (body.get("chat_format", "content"), body.get("opens_reasoning", False))
-    return Reply(*fields, *told, logprobs, body.get("dropped_turns", 0), body.get("dropped_tokens", 0))
+    dropped = (body.get("dropped_turns", 0), body.get("dropped_tokens", 0))
+    return Reply(*fields, *told, logprobs, *dropped, body.get("durable"))
 
 
 def cancel(call_id: int, task: int | None = None) -> Call:
@@ -336,13 +338,13 @@ def mem_unlink(name: str) -> Call:
     return Call("mem.unlink", {"name": name}, nothing)
 
 
-def ctx_open(model: str, window: Window | None, keep_tokens: int | None) -> Call:
-    body = given(model=model or None, window=window, keep_tokens=keep_tokens)
-    return Call("ctx.open", body, lambda answer: answer["session"])
+def ctx_open(model: str, window: Window | None, keep_tokens: int | None, name: str, durable: bool) -> Call:
+    fields = {"model": model or None, "window": window, "keep_tokens": keep_tokens}
+    return Call("ctx.open", given(**fields, name=name or None, durable=durable or None), _same)
 
 
-def ctx_close(session: int) -> Call:
-    return Call("ctx.close", {"session": session}, nothing)
+def ctx_close(session: int, forget: bool) -> Call:
+    return Call("ctx.close", {"session": session} | given(forget=forget or None), nothing)
 
 
 def ctx_fork(session: int, count: int) -> Call:
@@ -351,6 +353,10 @@ def ctx_fork(session: int, count: int) -> Call:
 
 def ctx_commit(session: int) -> Call:
     return Call("ctx.commit", {"session": session}, nothing)
+
+
+def ctx_messages(session: int, after: int) -> Call:
+    return Call("ctx.messages", {"session": session, "after": after}, _same)
 
 
 def ctx_list(pid: int, after: int) -> Call:

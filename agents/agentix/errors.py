@@ -72,7 +72,7 @@ class OutOfMemory(AgentixError):
 
 
 class Busy(AgentixError):
-    """EBUSY: there is something in it, such as tasks in a group."""
+    """EBUSY: there is something in it, such as tasks in a group, or another has it."""
 
     errno = Errno.EBUSY
 
@@ -160,6 +160,13 @@ class NoSuchGroup(AgentixError):
     errno = Errno.ENOENT
 
 
+class SessionUnavailable(AgentixError):
+    """EIO from a call about a session: the disk cannot be read, what is there is damaged, or its model cannot be
+    loaded."""
+
+    errno = Errno.EIO
+
+
 class KernelGone(AgentixError):
     """The kernel has died, or closed the connection without a reason; every call in flight ends with this."""
 
@@ -183,6 +190,8 @@ def error_of(
         return NoSuchModel(text)
     if number == Errno.ENOENT and method.startswith(_NAMES_GROUP):
         return NoSuchGroup(text)
+    if number == Errno.EIO and method.startswith("ctx."):
+        return SessionUnavailable(text)
     if number == Errno.EAGAIN:
         return TryAgain(text, retry_after_ms / 1000 if isinstance(retry_after_ms, int) else None)
     return BY_ERRNO.get(number, AgentixError)(text)

@@ -31,22 +31,33 @@ class Session:
     """A conversation with one model, for a `with` block; one turn at a time.
 
     Its context goes with close(), with the block or with the task. Where memory for contexts is short the kernel
-    computes it again: slower, with the same tokens.
+    computes it again: slower, with the same tokens. What was said in a durable one stays on disk until it is forgotten.
     """
 
     def __init__(
-        self, connection: Connection | Channel, system: str, opening: Call, options: Mapping[str, Any]
+        self,
+        connection: Connection | Channel,
+        system: str,
+        opening: Call,
+        options: Mapping[str, Any],
+        durable: bool = False,
     ) -> None:
         self._connection = connection
         self._opening = opening
+        self._durable = durable
         self._conversation = Conversation(system, options)
-        self._number = 0  # it is opened by its first turn
+        self._number = 0  # it is opened by its first turn, a durable one by its block
         self._parent: Session | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """All that was said, the answers as well: a copy. Turns that were dropped are among it."""
         return [dict(message) for message in self._conversation.messages]
+
+    @property
+    def turns(self) -> int:
+        """How many ended well; in a durable one those of before as well, once it is open."""
+        return self._conversation.turns
 
     def say(self, said: Said, *, timeout: float | None = None, **options: Unpack[Chatting]) -> ChatReply:
         """Say something and wait for the answer.
@@ -72,7 +83,9 @@ class Session:
         Raises what Llm.generate() raises, InvalidValue in a session that has messages or for a list of them, and Busy.
         """
         call = self._conversation.raw(self._open(timeout), prompt, options)
-        return self._connection.call(call, timeout)
+        reply = self._connection.call(call, timeout)
+        self._conversation.turns += 1
+        return reply
 
     def fork(self, count: int, *, timeout: float | None = None) -> list[Session]:
         """Sessions that go on from here, each its own way; what was computed so far is shared.
@@ -95,13 +108,20 @@ class Session:
         self._parent._conversation.become(self._conversation)
         return self._parent
 
-    def close(self, *, timeout: float | None = CLOSE_S) -> None:
-        """End it: a turn under way is cancelled. Closing twice is harmless. Raises TimedOut."""
-        number, self._number = self._number, -1
+    def close(self, *, forget: bool = False, timeout: float | None = CLOSE_S) -> None:
+        """End it: a turn under way is cancelled. Closing twice is harmless. `forget`: delete a durable one's record
+        too.
+
+        Raises TimedOut; with `forget`, InvalidValue for a session that is not durable or is closed.
+        """
+        number, self._number = self._open(timeout) if forget else self._number, -1
         if number > 0:
-            self._connection.call(calls.ctx_close(number), timeout)
+            self._connection.call(calls.ctx_close(number, forget), timeout)
 
     def __enter__(self) -> Session:
+        """Raises, for a durable one, what opening it raises: Busy, InvalidValue, SessionUnavailable."""
+        if self._durable:
+            self._open(None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,8 +136,20 @@ class Session:
     def _open(self, timeout: float | None) -> int:
         check_open(self._number)
         if not self._number:
-            self._number = self._connection.call(self._opening, timeout)
+            found = self._connection.call(self._opening, timeout)
+            self._number = found["session"]
+            if self._durable:
+                self._resume(found["turns"], timeout)
         return self._number
+
+    def _resume(self, turns: int, timeout: float | None) -> None:
+        """Read what was said before."""
+        said: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"more": turns > 0, "answer": None}
+        while page["more"]:
+            page = self._connection.call(calls.ctx_messages(self._number, len(said)), timeout)
+            said += page["messages"]
+        self._conversation.resume(turns, said, page["answer"])
 
     def _turn(self, said: Said, options: Mapping[str, Any], timeout: float | None) -> Turn:
         turn = self._conversation.turn(self._open(timeout), said, options)

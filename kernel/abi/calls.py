@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kernel.abi.ctxcalls import MAX_SESSION, CtxClose, CtxCommit, CtxFork, CtxList, CtxOpen, CtxStat
+from kernel.abi.ctxcalls import (
+    MAX_SESSION,
+    CtxClose,
+    CtxCommit,
+    CtxFork,
+    CtxList,
+    CtxMessages,
+    CtxOpen,
+    CtxStat,
+)
 from kernel.abi.errors import Errno, KernelError
 from kernel.abi.schedcalls import (
     MAX_GROUP_CHARS,
@@ -103,7 +112,8 @@ class LlmGenerate:
     wait_s, total_s, core_s, switches, restores, recomputed_tokens}}. With logprobs, the answer and the chunks have
     logprobs: [{token, logprob, top: [[token, logprob]]}]; made from messages, the answer and the first chunk have
     {chat_format, opens_reasoning}: how the model writes tool calls, and whether its text begins inside reasoning. Where
-    a session's window had turns or tokens of it go, the answer has {dropped_turns, dropped_tokens}: how many.
+    a session's window had turns or tokens of it go, the answer has {dropped_turns, dropped_tokens}: how many. That of a
+    durable session has `durable`: see ctx.open.
 
     ENOENT, EBUSY, ENOMEM: no such session, it has a turn under way, too many bytes of messages;
     EINVAL: a field, or the model's template, grammar or schema refuses it; ENOENT: no such model; EFBIG: the
@@ -343,6 +353,7 @@ CALLS: dict[str, type] = {
     "ctx.commit": CtxCommit,
     "ctx.list": CtxList,
     "ctx.stat": CtxStat,
+    "ctx.messages": CtxMessages,
     "sched.setattr": SchedSetattr,
     "sched.getattr": SchedGetattr,
     "sched.getpolicies": SchedGetpolicies,

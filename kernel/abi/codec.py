@@ -127,6 +127,14 @@ def unpack(raw: bytes) -> Any:
     return _unpackb(raw, use_list=False, strict_map_key=False)
 
 
+def unpack_stored(raw: bytes) -> Any:
+    """The inverse of pack for what a disk has kept: nothing but plain values. Raises ValueError."""
+    try:
+        return _unpackb(raw, strict_map_key=True, max_ext_len=0)
+    except Exception as error:  # as in _array
+        raise ValueError(show(str(error))) from None
+
+
 class BadCall(KernelError):
     """A message that is no valid call; `call_id` is 0 when none could be read."""
 

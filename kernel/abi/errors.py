@@ -15,7 +15,7 @@ class Errno(IntEnum):
     ENOENT = errno.ENOENT  # no such segment or model
     ESRCH = errno.ESRCH  # no such task
     EINTR = errno.EINTR  # cancelled by the caller
-    EIO = errno.EIO  # the model failed on this request, or cannot be loaded
+    EIO = errno.EIO  # the model failed on this request, or cannot be loaded, or a disk failed
     ECHILD = errno.ECHILD  # nothing to wait for
     EAGAIN = errno.EAGAIN  # a limit is reached for now
     ENOMEM = errno.ENOMEM  # no memory for the segment or the context

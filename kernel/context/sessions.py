@@ -11,15 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernel.abi.calls import LlmGenerate
 from kernel.abi.codec import pack
 from kernel.abi.errors import Errno, KernelError
+from kernel.context.record import Key
 from kernel.limits import MAX_SESSION_BYTES, MAX_SESSIONS
 from kernel.objects import Request, Task
 
-_BECOMES = ("tokens", "messages", "answer", "size_bytes", "turns", "dropped_turns", "dropped_tokens")
+_BECOMES = ("tokens", "messages", "answer", "chat", "size_bytes", "turns", "dropped_turns", "dropped_tokens")
+
+
+class Terms(NamedTuple):
+    """What a session is opened with; see the fields of the same names below."""
+
+    core: int
+    model: str
+    name: str
+    window: str
+    keep_tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -33,9 +44,12 @@ class Session:
     used_ns: int  # when it was opened, or a turn of it began or ended
     window: str = "refuse"  # what becomes of a turn that does not fit the model's: one of ctxcalls.WINDOWS
     keep_tokens: int = 0  # the first, that "shift" leaves where they are
+    name: str = ""
+    key: Key | None = None  # under which it is on disk; None: it is not durable
     tokens: list[int] = field(default_factory=list)  # of all turns, answers included
     messages: list[dict[str, Any]] | None = None  # None: no turn has ended, or it is made of texts and not of messages
     answer: str | None = None  # of the last turn, which nobody has repeated yet
+    chat: dict[str, Any] = field(default_factory=dict)  # what must be known to read it
     size_bytes: int = 0  # of the messages' frames
     turns: int = 0  # that ended well
     dropped_turns: int = 0  # of its messages, that it goes on without
@@ -44,6 +58,16 @@ class Session:
     parent_turns: int = 0  # that the parent had then
     turn: Request | None = None  # under way
     said: list[dict[str, Any]] | None = None  # its messages, when that has ended
+    is_storing: bool = False  # what the last turn left is being written
+
+    def summary(self) -> dict[str, int]:
+        """Return what ctx.open and ctx.list tell of it."""
+        return {
+            "session": self.number,
+            "turns": self.turns,
+            "messages": len(self.messages or ()),
+            "tokens": len(self.tokens),
+        }
 
     def hear(self, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return all messages with what a turn adds; the last answer comes before it, unless it is repeated."""
@@ -58,21 +82,35 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_task: dict[int, dict[int, Session]] = {}
+        self._taken: dict[Key, int] = {}  # by what is open of durable ones, or about to be: the task that has it
         self._opened = 0
 
-    def open(self, task: Task, core: int, model: str, now_ns: int, window: str, keep_tokens: int) -> Session:
-        """Raises KernelError EAGAIN."""
+    def open(
+        self, task: Task, terms: Terms, now_ns: int, key: Key | None = None, size_bytes: int = 0
+    ) -> Session:
+        """Open one; size_bytes: of the messages that it begins with. Raises KernelError EAGAIN, ENOMEM."""
         self._check_room("ctx.open", task, 1)
-        return self._add(Session(self._next(), task, core, model, now_ns, window, keep_tokens))
+        self._check_bytes("ctx.open", task, size_bytes)
+        return self._add(Session(self._next(), task, **terms._asdict(), used_ns=now_ns, key=key, size_bytes=size_bytes))
+
+    def take(self, key: Key, task: Task) -> None:
+        """Have a durable session be one task's until it is closed or released. Raises KernelError EBUSY."""
+        if key in self._taken:
+            raise KernelError(Errno.EBUSY, f"ctx.open: session {key} is open in task {self._taken[key]}")
+        self._taken[key] = task.pid
+
+    def release(self, key: Key) -> None:
+        """Nobody has a durable session open."""
+        del self._taken[key]
 
     def fork(self, session: Session, count: int, now_ns: int) -> list[Session]:
         """Return new sessions that go on from where this one is. Raises KernelError EBUSY, EAGAIN, ENOMEM."""
         _check_idle("ctx.fork", session)
         self._check_room("ctx.fork", session.task, count)
-        self._check_bytes("ctx.fork", session, count * session.size_bytes)
+        self._check_bytes("ctx.fork", session.task, count * session.size_bytes)
         turns = session.turns
         children = [
-            replace(session, number=self._next(), used_ns=now_ns, parent=session.number, parent_turns=turns)
+            replace(session, number=self._next(), used_ns=now_ns, parent=session.number, parent_turns=turns, key=None)
             for _ in range(count)
         ]
         return [self._add(child) for child in children]
@@ -109,6 +147,8 @@ class Sessions:
     def close(self, session: Session) -> None:
         own = self._by_task[session.task.pid]
         del own[session.number]
+        if session.key is not None:
+            self.release(session.key)
         if not own:
             del self._by_task[session.task.pid]
 
@@ -136,7 +176,7 @@ class Sessions:
             kind = "messages" if takes_messages else "prompt or tokens"
             raise KernelError(Errno.EINVAL, f"{name} has the window {session.window!r}, which is for turns of {kind}")
         if options.messages is not None:
-            self._check_bytes("llm.generate", session, size_bytes)
+            self._check_bytes("llm.generate", task, size_bytes)
         return session
 
     @staticmethod
@@ -154,6 +194,7 @@ class Sessions:
             session.tokens = request.tokens
             session.messages = session.said
             session.answer = None if session.said is None else request.text.text
+            session.chat = request.chat
             if request.dropped_turns:
                 session.size_bytes = len(pack(session.said))
             elif session.said is not None:
@@ -166,7 +207,11 @@ class Sessions:
 
     def forget(self, pid: int) -> list[Session]:
         """A task ended; return what it had."""
-        return list(self._by_task.pop(pid, {}).values())
+        found = list(self._by_task.pop(pid, {}).values())
+        for session in found:
+            if session.key is not None:
+                self.release(session.key)
+        return found
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -184,11 +229,10 @@ class Sessions:
             text = f"task {task.pid} has {used} sessions open, {count} more exceed the limit of {MAX_SESSIONS}"
             raise KernelError(Errno.EAGAIN, f"{method}: {text}")
 
-    def _check_bytes(self, method: str, session: Session, size_bytes: int) -> None:
-        held = sum(one.size_bytes for one in self._by_task[session.task.pid].values())
+    def _check_bytes(self, method: str, task: Task, size_bytes: int) -> None:
+        held = sum(one.size_bytes for one in self._by_task.get(task.pid, {}).values())
         if held + size_bytes > MAX_SESSION_BYTES:
-            pid = session.task.pid
-            text = f"the messages of task {pid}'s sessions come to {held} bytes, {size_bytes} more"
+            text = f"the messages of task {task.pid}'s sessions come to {held} bytes, {size_bytes} more"
             raise KernelError(Errno.ENOMEM, f"{method}: {text} exceed the limit of {MAX_SESSION_BYTES}")
 
 
@@ -196,3 +240,5 @@ def _check_idle(method: str, session: Session) -> None:
     if session.turn is not None:
         text = f"{method}: session {session.number} has a turn under way: one at a time"
         raise KernelError(Errno.EBUSY, text)
+    if session.is_storing:
+        raise KernelError(Errno.EBUSY, f"{method}: session {session.number} is being written: wait for the answer")

@@ -12,6 +12,7 @@ that leads nowhere is an error that says what was looked for and what is there i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*")  # of a name: no hidde
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")  # where Ollama's installer for Linux has it
+_SAMPLES, _SAMPLE_BYTES = 32, 32 << 10  # of each part, for its fingerprint
 _MOST_NAMED = 8  # models, in one sentence
 
 
@@ -80,6 +82,22 @@ def whole(name: str, path: Path) -> ModelFile:
             f" {path.parent}, or pull it again"
         )
     return _open(name, parts)
+
+
+def fingerprint(file: ModelFile) -> str:
+    """Return what tells a model from others: 32 hexadecimal digits of its size and of samples of all its parts.
+
+    Raises OSError.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in file.parts:
+        with path.open("rb") as part:
+            size = os.fstat(part.fileno()).st_size
+            digest.update(f"{size} ".encode())
+            for number in range(_SAMPLES):
+                part.seek(max(0, size - _SAMPLE_BYTES) * number // (_SAMPLES - 1))
+                digest.update(part.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def part_names(file_name: str) -> tuple[str, ...]:

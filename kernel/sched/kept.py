@@ -11,7 +11,7 @@ is a function of what its task asked before, never of memory or of other tasks; 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from kernel.context.kv import Context, Kv
@@ -175,6 +175,14 @@ class KeptContexts:
         """A task ended, or a session of its."""
         for one in self._by_owner.pop(owner, ()):
             self._give_up(one)
+
+    def contexts_of(self, owner: Owner) -> tuple[Context, ...]:
+        """Return how what is kept for an owner came about."""
+        return tuple(self._by_owner.get(owner, ()))
+
+    def take_up(self, owner: Owner, contexts: Iterable[Context]) -> None:
+        """Keep for a new owner what another kernel kept, without KV."""
+        self._by_owner[owner] = list(contexts)
 
     def standing(self, owner: Owner) -> tuple[str, int]:
         """Return where its KV is, and how many bytes; of what was forked, its part."""

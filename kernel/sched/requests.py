@@ -7,15 +7,17 @@ whatever happens to cores: it is appended to the request here, and a replay neve
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
 from kernel.abi.calls import LlmCancel, LlmGenerate, LlmStatus
 from kernel.abi.errors import Errno, KernelError
 from kernel.calls import CallTable
+from kernel.context.durable import DurableSessions
 from kernel.context.sessions import Sessions
 from kernel.cores import Core, Cores
+from kernel.effects import Effect
 from kernel.engine.base import Sampled, StepResult
 from kernel.engine.logprobs import Logprobs
 from kernel.engine.text import TextAssembler
@@ -41,8 +43,11 @@ from kernel.states import RequestState, TaskState
 class RequestManager:
     """Every request in flight, of all models."""
 
-    def __init__(self, calls: CallTable, cores: Cores, asks: Asks, groups: Groups) -> None:
+    def __init__(
+        self, calls: CallTable, cores: Cores, asks: Asks, groups: Groups, emit: Callable[[Effect], None]
+    ) -> None:
         self.sessions = Sessions()
+        self.durable = DurableSessions(self.sessions, calls, cores, asks, emit)
         self._calls = calls
         self._gate = Gate(groups)
         self._cores = cores
@@ -153,6 +158,13 @@ class RequestManager:
         state = RequestState.FINISHED_ABORTED if is_cancelled else RequestState.FINISHED_ERROR
         self._leave(request, state, now_ns)
         self._calls.fail(request.call, error)
+
+    def forget(self, task: Task) -> None:
+        """A task ended: nothing is kept for it."""
+        for core in self._cores:
+            core.scheduler.forget(task)
+        for session in self.sessions.forget(task.pid):
+            self._cores[session.core].scheduler.kept.forget(session)
 
     def is_used(self, core: int) -> bool:
         """Whether a request of a model is in flight."""
@@ -354,7 +366,10 @@ class RequestManager:
             body |= {"dropped_turns": request.dropped_turns, "dropped_tokens": request.dropped_tokens}
         if request.logprobs is not None:
             body["logprobs"] = request.logprobs.rows(len(request.logprobs))
-        self._calls.reply(request.call, body)
+        if request.session is not None and request.session.key is not None:
+            self.durable.store(request.session, request.call, body)
+        else:
+            self._calls.reply(request.call, body)
 
     def _leave(self, request: Request, state: RequestState, now_ns: int) -> None:
         """End a request's scheduling; its call is answered by whoever asked for this."""

@@ -240,6 +240,13 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
+    "ctx.messages": (
+        {"session": 3, "after": 1},
+        {
+            "messages": [{"role": "user", "content": "你"}], "more": False,
+            "answer": {"text": "a", "chat_format": "hermes", "opens_reasoning": False},
+        },
+    ),
 }  # fmt: skip
 
 
@@ -284,6 +291,8 @@ FORMS: dict[str, Call] = {
     "task.call": Call(2, "ipc.recv", {}, task=4194305),
     "deadline.task.call": Call(3, "ipc.recv", {}, 30_000, 4194305),
     "ctx.open.window.call": Call(1, "ctx.open", {"window": "shift", "keep_tokens": 5}),
+    "ctx.open.durable.call": Call(1, "ctx.open", {"name": "plan", "durable": True}),
+    "ctx.close.forget.call": Call(1, "ctx.close", {"session": 3, "forget": True}),
 }
 
 
@@ -339,6 +348,14 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
                 EXAMPLES["ctx.list"][1]["sessions"][0]
                 | {"window": "drop", "dropped_turns": 3, "dropped_tokens": 210}
             ],
+        },
+    ),
+    "ctx.open.durable.reply": ("ctx.open", {"session": 3, "turns": 2, "messages": 3, "tokens": 97}),
+    "ctx.list.durable.reply": (
+        "ctx.list",
+        {
+            "more": False,
+            "sessions": [EXAMPLES["ctx.list"][1]["sessions"][0] | {"name": "plan", "durable": True}],
         },
     ),
 }  # fmt: skip

@@ -34,6 +34,20 @@ def check(kernel: Kernel) -> None:
         _check_segments(core, tasks)
     assert all(core.store.held_bytes <= core.store.limit_bytes for core in kernel.cores)
     _check_cores(kernel, tasks)
+    _check_durable(kernel, living)
+
+
+def _check_durable(kernel: Kernel, living: set[int]) -> None:
+    """A durable session is one task's, and whoever waits for the disk has a call that is not answered."""
+    durable, sessions = kernel.requests.durable, kernel.requests.sessions
+    opening = [one.key for one in durable._opens.values()]
+    taken = [session.key for session in sessions.of(0) if session.key is not None] + opening
+    assert len(set(taken)) == len(taken)
+    assert set(taken) == sessions._taken.keys()
+    assert set(sessions._taken.values()) <= living
+    assert all(one.session.is_storing for one in durable._stores.values())
+    waiting = [one.call for one in (*durable._opens.values(), *durable._stores.values(), *durable._removes.values())]
+    assert all(kernel.calls._find(*call.key) is call for call in waiting if call is not None)
 
 
 def _check_kept(scheduler: Scheduler, living: set[int]) -> None:

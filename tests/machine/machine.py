@@ -21,6 +21,7 @@ from invariants import check
 from kernel.abi.codec import PROTOCOL_VERSION, decode_answer, encode_call
 from kernel.abi.errors import KernelError
 from kernel.config import Config, ModelConfig
+from kernel.context.record import Damaged, seal, unseal
 from kernel.context.store import SegmentStore
 from kernel.context.tiers import Tiers
 from kernel.core import Kernel
@@ -31,16 +32,21 @@ from kernel.effects import (
     Effect,
     Halt,
     Launch,
+    LoadRecord,
     MakeSegment,
+    RecordEffect,
     Refuse,
+    RemoveRecord,
     RunStep,
     SampleProcesses,
     Say,
     Send,
+    SetAsideRecord,
     SetTimer,
     Signal,
     StartCore,
     StopCore,
+    StoreRecord,
     SwapIn,
     SwapOut,
     Watch,
@@ -56,6 +62,7 @@ from kernel.events import (
     PeerGone,
     ProcessEnded,
     ProcessSample,
+    RecordDone,
     Spawned,
     SpawnFailed,
     StepDone,
@@ -95,6 +102,10 @@ MODELS = (
 )
 
 
+class KernelKilled(Exception):
+    """The kernel was killed between two effects: see Machine.dies_after."""
+
+
 class Machine:
     """Boots a kernel with `config`'s fields over the defaults of a small one. Cores are told by their numbers."""
 
@@ -109,6 +120,10 @@ class Machine:
         self.copies: deque[SwapOut | SwapIn] = deque()  # that the disk is to make
         self.disk: dict[int, np.ndarray] = {}  # by offset
         self.disk_error = ""  # of every copy
+        self.wanted: deque[RecordEffect] = deque()  # of the records' disk
+        self.records: dict[str, bytes] = {}  # files with their seals, by name; outlives a machine that shares it
+        self.record_error = ""  # of everything with records
+        self.dies_after: int | None = None  # so many effects more: the kernel is killed then
         self.plans: list[StepPlan] = []  # of all cores
         self.segments: dict[int, np.ndarray] = {}
         self.owners: dict[int, tuple[int, int]] = {}  # (pid, birth) by segment, of those of tasks
@@ -139,6 +154,10 @@ class Machine:
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
+            if self.dies_after is not None:
+                self.dies_after -= 1
+                if self.dies_after < 0:
+                    raise KernelKilled
             _EFFECTS[type(effect)](self, effect)
 
     @classmethod
@@ -228,9 +247,23 @@ class Machine:
                 array[: effect.size_bytes] = self.disk[effect.offset][: effect.size_bytes]
             self.event(SwapDone(self.now_ns, effect.core, effect.ticket, self.disk_error))
 
+    def write(self, most: int = 1 << 30) -> None:
+        """The disk does with records what it was asked for, the oldest first."""
+        while self.wanted and most:
+            most -= 1
+            effect = self.wanted.popleft()
+            body, error, is_damaged = None, self.record_error, False
+            if not error:
+                try:
+                    body = self._do_record(effect)
+                except Damaged as fault:
+                    error, is_damaged = str(fault), True
+            self.event(RecordDone(self.now_ns, effect.ticket, f"/state/{effect.name}", body, error, is_damaged))
+
     def step(self) -> bool:
         """Let every core finish the step it works on, in the same time; False when none has one."""
         self.copy()
+        self.write()
         self.answer_asks()
         working, self.working = self.working, {}
         began_ns = self.now_ns
@@ -243,7 +276,7 @@ class Machine:
     def run(self, limit: int = 20_000) -> int:
         """Step until the core and the disk have nothing to do; return the number of steps."""
         for count in range(limit):
-            if not self.step() and not self.copies and not self.asks and not self.working:
+            if not self.step() and not (self.copies or self.wanted or self.asks) and not self.working:
                 return count
         raise AssertionError(f"still working after {limit} steps")
 
@@ -335,6 +368,18 @@ class Machine:
         core = self.made_for.pop(effect.segment, None)
         if core in self.engines:
             self.engines[core].detach(effect.segment)
+
+    def _do_record(self, effect: RecordEffect) -> bytes | None:
+        match effect:
+            case StoreRecord():
+                self.records[effect.name] = seal(effect.body) + effect.body
+            case LoadRecord():
+                return unseal(self.records[effect.name]) if effect.name in self.records else None
+            case SetAsideRecord():
+                self.records[f"{effect.name}.bad"] = self.records.pop(effect.name)
+            case RemoveRecord():
+                self.records.pop(effect.name, None)
+        return None
 
     def _start_core(self, effect: StartCore) -> None:
         assert effect.core not in (*self.engines, *self.loading), "two cores of one model"
@@ -445,6 +490,10 @@ _EFFECTS: dict[type, Any] = {
     StopCore: Machine._stop_core,
     SwapOut: lambda machine, effect: machine.copies.append(effect),
     SwapIn: lambda machine, effect: machine.copies.append(effect),
+    StoreRecord: lambda machine, effect: machine.wanted.append(effect),
+    LoadRecord: lambda machine, effect: machine.wanted.append(effect),
+    SetAsideRecord: lambda machine, effect: machine.wanted.append(effect),
+    RemoveRecord: lambda machine, effect: machine.wanted.append(effect),
     AskCore: Machine._ask_core,
     Launch: lambda machine, effect: machine.launches.append(effect),
     Signal: lambda machine, effect: machine.signals.append((effect.pid, effect.number)),

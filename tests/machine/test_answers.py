@@ -70,6 +70,7 @@ def answers() -> dict[str, dict]:
         "ctx.fork": peer.call("ctx.fork", session=1),
         "ctx.list": peer.call("ctx.list"),
         "ctx.stat": peer.call("ctx.stat"),
+        "ctx.open.durable": peer.call("ctx.open", name="a", durable=True),
         "ctx.commit": peer.call("ctx.commit", session=2),
         "ctx.close": peer.call("ctx.close", session=1),
         "group.create": operator.call("group.create", path="/a"),
@@ -88,6 +89,10 @@ def answers() -> dict[str, dict]:
     machine.event(ProcessSample(machine.now_ns, ()))
     machine.ends(child)
     calls["proc.wait"] = peer.call("proc.wait")
+    talk = peer.ask("ctx.open")["session"]
+    peer.call("llm.generate", session=talk, messages=[{"role": "user", "content": "a"}], max_tokens=3)
+    machine.run()
+    calls["ctx.messages"] = peer.call("ctx.messages", session=talk)
     by = {method: operator if method[:8] in ("group.cr", "group.se", "group.at") else peer for method in calls}
     found |= {method: by[method].reply(call) for method, call in calls.items()}
     operator.ask("group.attach", path="/", pid=peer.pid)

@@ -1317,6 +1317,64 @@ def one_session_too_many_is_refused(machine):
         return peer, peer.call("ctx.open")
 
 
+@case("ctx.open")
+def a_durable_session_is_opened_when_the_disk_has_been_asked(machine):
+    peer = machine.agent()
+    call = peer.call("ctx.open", name="plan", durable=True)
+    assert peer.waits(call)
+    machine.run()
+    return peer, call
+
+
+@case("ctx.open", "EBUSY")
+def a_durable_session_that_is_open_is_not_opened_again(machine):
+    peer = machine.agent()
+    peer.call("ctx.open", name="plan", durable=True)
+    return peer, peer.call("ctx.open", name="plan", durable=True)
+
+
+@case("ctx.open", "ENOMEM")
+def a_durable_session_with_too_many_messages_is_refused(machine):
+    peer = machine.agent()
+    first = peer.call("ctx.open", name="plan", durable=True)
+    machine.run()
+    peer.call("llm.generate", session=peer.reply(first)["session"], **TURN)
+    machine.run()
+    peer.ask("ctx.close", session=peer.reply(first)["session"])
+    call = peer.call("ctx.open", name="plan", durable=True)
+    with at_most(sessions, "MAX_SESSION_BYTES", 10):
+        machine.run()
+    return peer, call
+
+
+@case("ctx.close", "EINVAL")
+def a_session_that_is_not_durable_cannot_be_forgotten(machine):
+    peer, session = with_session(machine)
+    return peer, peer.call("ctx.close", session=session, forget=True)
+
+
+@case("ctx.messages")
+def what_was_said_is_read(machine):
+    peer, session = with_session(machine)
+    peer.call("llm.generate", session=session, **TURN)
+    machine.run()
+    call = peer.call("ctx.messages", session=session)
+    assert len(peer.reply(call)["messages"]) == 1
+    return peer, call
+
+
+@case("ctx.messages", "ENOENT")
+def there_is_no_session_to_read(machine):
+    peer = machine.agent()
+    return peer, peer.call("ctx.messages", session=7)
+
+
+@case("ctx.messages", "EPERM")
+def an_operator_reads_no_session(machine):
+    peer = machine.operator()
+    return peer, peer.call("ctx.messages", session=7)
+
+
 @case("ctx.close")
 def a_session_is_closed(machine):
     peer, session = with_session(machine)

@@ -11,8 +11,8 @@ from agentix.cli.exits import Exit
 from kernel.abi.errors import Errno
 
 SESSION = {
-    "session": 3, "pid": 77, "model": "chat", "turns": 2, "messages": 5, "tokens": 412, "window": "drop",
-    "dropped_turns": 1, "dropped_tokens": 96, "where": "memory", "kv_bytes": 9 << 20, "idle_s": 75.0,
+    "session": 3, "pid": 77, "name": "plan", "durable": True, "model": "chat", "turns": 2, "messages": 5, "tokens": 412,
+    "window": "drop", "dropped_turns": 1, "dropped_tokens": 96, "where": "memory", "kv_bytes": 9 << 20, "idle_s": 75.0,
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_sessions_are_listed_with_where_their_contexts_are(answering, capsys):
     assert answering.seen[-1].body == {"pid": 0, "after": 0}
     heading, line = capsys.readouterr().out.splitlines()
     assert heading.split() == list(HEADINGS)
-    assert line.split() == ["3", "77", "chat", "2", "5", "412", "drop", "96", "memory", "9.0", "MiB", "1:15"]
+    assert line.split() == ["3", "77", "plan", "chat", "2", "5", "412", "drop", "96", "memory", "9.0", "MiB", "1:15"]
 
 
 def test_those_of_one_agent_are_asked_for_by_its_pid_and_machines_read_them_as_json(answering, capsys):

@@ -22,6 +22,7 @@ from kernel.abi.address import endpoint, socket_name
 from kernel.abi.codec import decode_answer
 from kernel.abi.errors import Errno, KernelError
 from kernel.clock import now_ns
+from kernel.context.recordfile import RecordFiles
 from kernel.effects import (
     AskCore,
     Disconnect,
@@ -29,15 +30,19 @@ from kernel.effects import (
     Effect,
     Halt,
     Launch,
+    LoadRecord,
     MakeSegment,
+    RemoveRecord,
     RunStep,
     SampleProcesses,
     Say,
     Send,
+    SetAsideRecord,
     SetTimer,
     Signal,
     StartCore,
     StopCore,
+    StoreRecord,
     Watch,
 )
 from kernel.engine.base import EngineOptions, Row, Save, StepPlan
@@ -52,6 +57,7 @@ from kernel.events import (
     PeerStalled,
     ProcessEnded,
     ProcessSample,
+    RecordDone,
     ShutdownAsked,
     Spawned,
     SpawnFailed,
@@ -98,7 +104,7 @@ class Scripted:
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[..., tuple[int, Scripted]]]:
+def run(tmp_path: Path) -> Iterator[Callable[..., tuple[int, Scripted]]]:
     """Run a loop to its end; afterwards nothing may be left of it."""
     before = sorted(os.listdir("/proc/self/fd"))
 
@@ -115,6 +121,7 @@ def run() -> Iterator[Callable[..., tuple[int, Scripted]]]:
             Launcher(NAME),
             wakeup,
             lambda start: command(model, start.extra_buffers),
+            RecordFiles(tmp_path / "state"),
         )
         kernel.loop = loop
         try:
@@ -171,6 +178,19 @@ def test_effects_are_carried_out_in_order_and_halt_carries_the_status(
     status, _ = run([Say("one"), Halt(5), Say("two")], lambda event: [])
     assert status == 5
     assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_records_are_written_and_read_by_another_thread_and_answered_in_order(
+    run: Callable[..., tuple[int, Scripted]], tmp_path: Path
+) -> None:
+    first = [StoreRecord(1, "a.session", b"one"), LoadRecord(2, "a.session"), RemoveRecord(3, "a.session")]
+    first += [LoadRecord(4, "a.session"), SetAsideRecord(5, "a.session")]
+    _, kernel = run(first, lambda event: [Halt(0)] if isinstance(event, RecordDone) and event.ticket == 5 else [])
+    done = kernel.of(RecordDone)
+    assert [(one.ticket, one.body, one.error) for one in done] == [
+        (1, None, ""), (2, b"one", ""), (3, None, ""), (4, None, ""), (5, None, "No such file or directory"),
+    ]  # fmt: skip
+    assert {one.path for one in done} == {str(tmp_path / "state" / "a.session")}
 
 
 def test_the_last_timer_set_is_the_one_that_fires_and_it_fires_once(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.engine import modelfile
-from kernel.engine.modelfile import ModelFileError, resolve
+from kernel.engine.modelfile import ModelFile, ModelFileError, fingerprint, resolve
 
 GGUF = b"GGUF and the rest"
 DIGEST = "sha256:" + "5a" * 32
@@ -241,3 +241,19 @@ def test_a_manifest_that_makes_no_sense_is_an_error_that_names_it(here, content)
 def test_a_name_that_ollama_could_not_have_is_refused(here, name):
     with pytest.raises(ModelFileError, match="no name of Ollama's"):
         resolve(f"ollama:{name}", here)
+
+
+def test_a_fingerprint_tells_models_from_others_wherever_they_differ(tmp_path):
+    def mark(*contents: bytes) -> str:
+        paths = [tmp_path / f"{number}.gguf" for number in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        return fingerprint(ModelFile(paths[0], tuple(paths), sum(map(len, contents))))
+
+    small, large = b"GGUF" + bytes(9), b"GGUF" + bytes(4 << 20)
+    assert mark(large) == mark(large)
+    samples = [number * (len(large) - (32 << 10)) // 31 for number in range(32)]
+    changed = [large[:at] + b"x" + large[at + 1 :] for at in (3, *samples[1:], len(large) - 1)]
+    others = [small, large + b"\0", *changed]
+    marks = [mark(large), *map(mark, others), mark(large, small), mark(small, large)]
+    assert len(set(marks)) == len(marks)

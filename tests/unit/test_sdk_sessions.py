@@ -162,6 +162,85 @@ def test_saying_nothing_is_refused_before_it_is_sent(kernel, me):
     assert told(kernel) == []
 
 
+def kept(kernel, answer: dict | None = None, turns: int = 2) -> None:
+    """Have the kernel know a durable session, two messages in an answer."""
+    speakers = ["system", "user", "assistant"] * turns
+    said = [{"role": role, "content": f"{number}"} for number, role in enumerate(speakers)]
+
+    def page(call):
+        after = call.body["after"]
+        call.reply({"messages": said[after : after + 2], "more": after + 2 < len(said), "answer": answer})
+
+    kernel.on["ctx.open"] = lambda call: call.reply({"session": 7, "turns": turns, "messages": 6, "tokens": 90})
+    kernel.on["ctx.messages"] = page
+
+
+def test_a_durable_session_is_opened_by_its_block_and_goes_on_with_what_was_said(kernel, me):
+    kept(kernel, {"text": CALL, "chat_format": "hermes", "opens_reasoning": False})
+    with me.session(system="be brief", name="plan", durable=True, tools=[TOOL]) as talk:
+        assert talk.turns == 2
+        assert [message["content"] for message in talk.messages[:6]] == list("012345")
+        (call,) = talk.messages[6]["tool_calls"]
+        assert call["function"]["name"] == "add"
+        talk.say({"role": "tool", "tool_call_id": call["id"], "content": "2"})
+        assert talk.turns == 3
+    (opening,) = [call.body for call in kernel.seen if call.method == "ctx.open"]
+    assert opening == {"name": "plan", "durable": True}
+    assert roles(told(kernel)[0]) == ["assistant", "tool"]  # the rest is known, the system message as well
+    assert methods(kernel) == ["ctx.open", "ctx.messages", "ctx.messages", "ctx.messages", "ctx.close"]
+
+
+def test_a_durable_session_that_is_new_begins_like_any_other(kernel, me):
+    kernel.on["ctx.open"] = lambda call: call.reply({"session": 7, "turns": 0, "messages": 0, "tokens": 0})
+    good = kernel.on["llm.generate"]
+    kernel.on["llm.generate"] = lambda call: call.reply(reply_of("fine") | {"chat_format": "hermes", "durable": False})
+    with me.session(system="be brief", name="plan", durable=True) as talk:
+        assert talk.say("one").raw.durable is False
+        talk.close(forget=True)
+        with pytest.raises(errors.InvalidValue, match="closed"):
+            talk.close(forget=True)
+    assert roles(told(kernel)[0]) == ["system", "user"]
+    assert [call.body for call in kernel.seen if call.method == "ctx.close"] == [{"session": 7, "forget": True}]
+    kernel.on["llm.generate"] = good
+    assert me.llm.generate("a").durable is None
+
+
+def test_a_durable_session_of_texts_goes_on_without_messages(kernel, me):
+    kept(kernel, turns=0)
+    kernel.on["ctx.open"] = lambda call: call.reply({"session": 7, "turns": 3, "messages": 0, "tokens": 90})
+    with me.session(name="plan", durable=True) as talk:
+        talk.generate("Once")
+        assert (talk.turns, talk.messages) == (4, [])
+
+
+def test_what_is_wrong_with_a_durable_session_is_raised_by_its_block(kernel, me):
+    for number, kind in ((Errno.EIO, errors.SessionUnavailable), (Errno.EBUSY, errors.Busy)):
+        kernel.on["ctx.open"] = lambda call, number=number: call.fail(number, "it is damaged")
+        with pytest.raises(kind, match="damaged"), me.session(name="plan", durable=True):
+            pass
+
+
+def test_the_awaited_twin_of_a_durable_session_sends_the_same(kernel, me):
+    kept(kernel, {"text": "fine", "chat_format": "hermes", "opens_reasoning": False})
+    with me.session(name="plan", durable=True) as talk:
+        talk.say("one")
+        talk.generate([5])
+        wanted = talk.turns, talk.messages
+        talk.close(forget=True)
+    sent = [(call.method, call.body) for call in kernel.seen if call.method != "sys.hello"]
+
+    async def body():
+        async with AsyncAgent("writer", kernel=kernel.name) as other, other.session(name="plan", durable=True) as talk:
+            await talk.say("one")
+            await talk.generate([5])
+            assert (talk.turns, talk.messages) == wanted
+            await talk.close(forget=True)
+
+    asyncio.run(body())
+    found = [(call.method, call.body) for call in kernel.seen if call.method not in ("sys.hello", "proc.exit")]
+    assert found[len(sent) :] == sent
+
+
 def test_the_awaited_twin_sends_the_same(kernel, me):
     with me.session(system="be brief", model="chat", window="drop") as talk:
         talk.say("one")

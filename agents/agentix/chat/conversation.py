@@ -25,6 +25,7 @@ class Conversation:
         self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self._options = dict(options)
         self._told = 0  # how many of them the kernel knows
+        self.turns = 0  # that ended well
 
     def fork(self) -> Conversation:
         """Return another one that goes on from here."""
@@ -34,7 +35,17 @@ class Conversation:
 
     def become(self, other: Conversation) -> None:
         """Forget what was said here, and go on from where another is."""
-        self.messages, self._told = list(other.messages), other._told
+        self.messages, self._told, self.turns = list(other.messages), other._told, other.turns
+
+    def resume(self, turns: int, messages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any] | None) -> None:
+        """Go on from what the kernel has kept: what it knows, and what it answered last. Raises InvalidValue."""
+        self.turns = turns
+        if messages:
+            self.messages, self._told = [dict(message) for message in messages], len(messages)
+        if answer is not None:
+            chat = (answer["chat_format"], answer["opens_reasoning"])
+            said = Turn(self.messages, self._options).read(Reply(answer["text"], (), "stop", {}, {}, *chat))
+            self.messages.append(said.as_message())
 
     def turn(self, session: int, said: Said, options: Mapping[str, Any]) -> Turn:
         """Return the turn in which this is said. Raises InvalidValue."""
@@ -54,6 +65,7 @@ class Conversation:
 
     def take(self, messages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> None:
         """A turn ended well."""
+        self.turns += 1
         self._told = len(messages)
         self.messages = [*map(dict, messages), dict(answer)]
 

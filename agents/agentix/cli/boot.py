@@ -63,6 +63,7 @@ def add_kernel_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-memory", type=quantity, metavar="BYTES", help="for resident contexts, such as 2g")
     parser.add_argument("--swap", type=quantity, metavar="BYTES", help="for contexts on disk, such as 16g; 0: none")
     parser.add_argument("--swap-folder", metavar="PATH", help="of the file for them; in the cache if left out")
+    parser.add_argument("--state-folder", metavar="PATH", help="of durable sessions; in the user's state if left out")
     parser.add_argument("--gpu-layers", type=layers, metavar="N", help="on the GPU; auto: as many as fit")
     parser.add_argument(
         "--flash-attention", choices=("auto", "on", "off"), help="auto: as decodes faster on this machine"
@@ -123,6 +124,7 @@ def kernel_command(options: argparse.Namespace, name: str) -> list[str]:
         "kv_bytes": options.kv_memory,
         "swap_bytes": options.swap,
         "swap_folder": options.swap_folder,
+        "state_folder": options.state_folder,
         "gpu_layers": options.gpu_layers,
         "threads": options.threads,
         "flash_attention": options.flash_attention,

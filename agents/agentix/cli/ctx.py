@@ -17,7 +17,7 @@ from agentix.cli.tasks import ANSWER_S
 from agentix.client import Connection
 
 HEADINGS = (
-    "SESSION", "PID", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WINDOW", "DROPPED", "WHERE", "KV", "IDLE"
+    "SESSION", "PID", "NAME", "MODEL", "TURNS", "MESSAGES", "TOKENS", "WINDOW", "DROPPED", "WHERE", "KV", "IDLE"
 )  # fmt: skip
 TIER_HEADINGS = ("MODEL", "WHERE", "CONTEXTS", "KV", "LIMIT", "WAITING", "WRITTEN", "READ")
 
@@ -71,6 +71,7 @@ def row(session: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         session["session"],
         session["pid"],
+        session["name"],
         session["model"],
         session["turns"],
         session["messages"],
