@@ -25,6 +25,7 @@ BARS = (  # the quick ones first
     "batch_geometry",
     "context_switch",
     "sessions",
+    "durable",
     "tiers",
     "long_window",
     "syscall",
