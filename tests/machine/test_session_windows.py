@@ -326,8 +326,8 @@ def test_whatever_is_said_every_turn_ends_and_what_is_kept_is_a_suffix_between_s
     for number, (what, size, most) in enumerate(lives):
         role = "tool" if what == "tool" and said else "user"
         new = [*([] if said else opening), {"role": role, "content": f"{number}:" + "x" * size}]
-        if what == "drop memory" and len(machine.scheduler.kept):
-            machine.scheduler.kept.drop_oldest()
+        if what == "drop memory" and len(machine.tiers):
+            machine.tiers.drop_oldest()
         before = standing(peer, session)
         call = say(peer, session, *new, max_tokens=min(most, 150))
         if what == "cancel":
