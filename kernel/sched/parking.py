@@ -122,6 +122,14 @@ class Parking:
         if request.state is RequestState.PREEMPTED:
             request.move(RequestState.QUEUED)
 
+    def give_up(self, request: Request, flight: Flight) -> None:
+        """Let go of what is saved of a request that has no slot, and of what this step was to save of it."""
+        for segment in [segment for segment, (one, _) in flight.saves.items() if one is request]:
+            del flight.saves[segment]
+            self.store.release(segment)
+        self.drop_snapshot(request)
+        self.fall_back(request, has_core=True)
+
     def drop_snapshot(self, request: Request) -> None:
         if request.snapshot is not None:
             self.store.release(request.snapshot.segment)

@@ -62,9 +62,9 @@ class Residency:
             if pid is None:
                 self._parking.fall_back(request, has_core=True)
                 if request in self._runnable and not request.task.running:
-                    self._pause(request.task.pid)
+                    self._pause(request.task.pid, flight)
                 return
-            self._pause(pid)
+            self._pause(pid, flight)
 
     def resume(self, info: EngineInfo, slots: int) -> None:
         """Let those who came first go on, as far as there is memory for their contexts, or too few others."""
@@ -90,12 +90,11 @@ class Residency:
         ]
         return max(found, default=(0, None))[1]
 
-    def _pause(self, pid: int) -> None:
+    def _pause(self, pid: int, flight: Flight) -> None:
         requests = [request for request in self._runnable if request.task.pid == pid]
         for request in requests:
             self._leave(request, _CAUSE)
-            self._parking.drop_snapshot(request)
-            self._parking.fall_back(request, has_core=True)
+            self._parking.give_up(request, flight)
         self._paused[pid] = requests
 
 

@@ -22,7 +22,9 @@ from kernel.states import CoreState, TaskState
 def check(kernel: Kernel) -> None:
     tasks = list(kernel.table.tasks.values())
     living = {task.pid for task in tasks if task.state is not TaskState.ZOMBIE}
-    _check_contexts({core.number: core.scheduler._slots for core in kernel.cores}, tasks)
+    flights = [core.scheduler._flight for core in kernel.cores if core.scheduler._flight is not None]
+    saving = {request for flight in flights for request, _ in flight.saves.values()}
+    _check_contexts({core.number: core.scheduler._slots for core in kernel.cores}, tasks, saving)
     _check_calls(kernel.calls, tasks)
     _check_tasks(kernel.table)
     _check_mail(kernel.post, living)
@@ -122,7 +124,7 @@ def _check_cores(kernel: Kernel, tasks: list[Task]) -> None:
         assert kernel.calls._find(*call.key) is call, "a question whose call was answered"
 
 
-def _check_contexts(slots_of: dict[int, list[Request | None]], tasks: list[Task]) -> None:
+def _check_contexts(slots_of: dict[int, list[Request | None]], tasks: list[Task], saving: set[Request]) -> None:
     for core, slots in slots_of.items():
         for slot, request in enumerate(slots):
             assert request is None or (request.slot == slot and not request.is_finished)
@@ -132,6 +134,8 @@ def _check_contexts(slots_of: dict[int, list[Request | None]], tasks: list[Task]
         for request in task.requests:
             assert request.call.key in task.calls, "a request whose call was answered"
             assert request.kv_tokens <= len(request.tokens)
+            if request.slot is None and request not in saving:
+                assert request.kv_tokens == (request.snapshot.keep if request.snapshot else 0)
 
 
 def _check_calls(calls: CallTable, tasks: list[Task]) -> None:

@@ -127,6 +127,18 @@ def test_priority_preempts_at_once():
     assert low.reply(slow)["timings"]["switches"] == 1
 
 
+@pytest.mark.parametrize(("slots", "quantum", "places"), [(2, 1, 4), (2, 3, 4), (3, 2, 4)])
+def test_who_is_paused_for_memory_while_being_saved_begins_anew(slots, quantum, places):
+    machine = Machine(policy="rr", slots=slots, quantum_tokens=quantum, snapshot_bytes=places << 16)
+    asked = []
+    for number in range(slots + 2):
+        peer, prompt = machine.agent(), [number] * (200 - number)
+        asked.append((peer, peer.call("llm.generate", tokens=prompt, max_tokens=40, ignore_end=True), prompt))
+    machine.run()
+    for peer, call, prompt in asked:
+        assert list(peer.reply(call)["tokens"]) == alone(prompt, LlmGenerate(max_tokens=40, ignore_end=True))
+
+
 def test_a_snapshot_that_fails_its_check_is_prefilled_again():
     machine = Machine(policy="rr", slots=1, quantum_tokens=3)
     one, two = machine.agent(), machine.agent()

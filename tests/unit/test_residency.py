@@ -45,11 +45,11 @@ class Memory:
         assert has_core
         self.log.append(("fall back", request.number))
 
-    def drop_snapshot(self, request: Thing) -> None:
+    def give_up(self, request: Thing, flight: object) -> None:
         if request.snapshot is not None:
             request.snapshot = None
             self.places += 1
-        self.log.append(("drop", request.number))
+        self.log.append(("give up", request.number))
 
 
 class Run:
@@ -101,7 +101,7 @@ def test_the_youngest_that_is_parked_makes_room():
     run = Run(*things)
     run.save(things[0])
     assert run.left() == [4]
-    assert run.memory.log == [("drop", 4), ("fall back", 4), ("save", 1)]
+    assert run.memory.log == [("give up", 4), ("save", 1)]
     assert len(run.residency) == 1
 
 
@@ -120,7 +120,7 @@ def test_a_whole_agent_is_paused_with_all_its_requests():
     run = Run(one, first, second)
     run.save(one)
     assert run.left() == [2, 3]
-    assert run.memory.log[:4] == [("drop", 2), ("fall back", 2), ("drop", 3), ("fall back", 3)]
+    assert run.memory.log[:2] == [("give up", 2), ("give up", 3)]
 
 
 def test_an_agents_age_is_that_of_its_oldest_request():
