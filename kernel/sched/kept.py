@@ -84,23 +84,25 @@ class KeptContexts:
             request.snapshot = None
         return request.slot is not None
 
-    def lend(self, request: Request) -> bool:
-        """Give a new request what it can go on with. False: the KV of that is being saved, and it should wait."""
-        tokens = array("I", request.tokens)
-        several = self._by_owner.get(_owner(request), ())
-        shared = [(one, min(common(one.tokens, tokens), len(tokens) - 1)) for one in several]
+    def recall(self, request: Request) -> None:
+        """Have a new request fed as its task's contexts, as they are now, were."""
+        shared = self._shared(request)
         if shared:
             nearest, _ = max(reversed(shared), key=lambda pair: pair[1])
+            several = self._by_owner[_owner(request)]
             several.remove(nearest)  # whether its KV is there or not: what is forgotten first must not depend on that
             several.append(nearest)
         for one, size in shared:
             turns = shared_turns(one.turns, size)
             if _end(turns) >= _end(request.turns):
                 request.turns = turns
+
+    def lend(self, request: Request) -> bool:
+        """Give it what it can go on with. False: the KV of that is being saved, and it should wait."""
         best, keep = None, 0
-        for one, size in shared:
+        for one, size in self._shared(request):
             fed = len(one.tokens)
-            length = usable(one.turns, fed, size, request.turns, len(tokens)) if _has_kv(one) else 0
+            length = usable(one.turns, fed, size, request.turns, len(request.tokens)) if _has_kv(one) else 0
             if length and length >= keep:
                 best, keep = one, length
         if best is None:
@@ -193,6 +195,12 @@ class KeptContexts:
         return "memory" if several[-1].is_resident else "disk", sum(sizes)
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _shared(self, request: Request) -> list[tuple[Context, int]]:
+        """Return what its task has, each with how many first tokens of it are the request's too."""
+        tokens = array("I", request.tokens)
+        several = self._by_owner.get(_owner(request), ())
+        return [(one, min(common(one.tokens, tokens), len(tokens) - 1)) for one in several]
 
     def _hand_over(self, context: Context, request: Request) -> None:
         """A request takes a context's part in its KV; how it came about stays known."""

@@ -36,6 +36,7 @@ class Scheduler:
     ) -> None:
         self.totals = Totals()
         self.info: EngineInfo | None = None  # None: no core is ready
+        self._can_trim = False  # whether a request may go on with a kept context, also while no core is ready
         self.waits = Waits()
         self.charging = Charging()
         self.pressure, self.memory_pressure = Pressure(), Pressure()  # for slots, for contexts
@@ -46,7 +47,7 @@ class Scheduler:
         self._runnable: dict[Request, None] = {}
         self._parking = Parking(tiers, self.totals, self._let_run)
         self.kept = self._parking.kept
-        self._residency = Residency(self._parking, self._runnable.keys(), self._pause, self._let_run)
+        self._residency = Residency(self._parking, self._runnable.keys(), self._pause, self._come)
         self._slots: list[Request | None] = []
         self._coreside = CoreSide()
         self._flight: Flight | None = None
@@ -59,12 +60,19 @@ class Scheduler:
     def add(self, request: Request, now_ns: int) -> None:
         """A request has its tokens, or its task goes on after a STOP: it may run."""
         self._now_ns = now_ns
-        if self._residency.holds(request):
-            return
-        is_new = request.snapshot is None and not request.fed_tokens
-        if is_new and self.info is not None and self.info.can_trim and not self.kept.lend(request):
-            return  # until the context that it goes on with is saved
-        self._let_run(request, "it came when every slot was taken")
+        if self._goes_on(request):
+            self.kept.recall(request)
+        if not self._residency.holds(request):
+            self._come(request, "it came when every slot was taken")
+
+    def _goes_on(self, request: Request) -> bool:
+        """Whether a request may begin with a kept context."""
+        return self._can_trim and request.snapshot is None and not request.fed_tokens
+
+    def _come(self, request: Request, cause: str) -> None:
+        """Let a request run, at once or when the context that it goes on with is there."""
+        if not self._goes_on(request) or self.kept.lend(request):
+            self._let_run(request, cause)
 
     def _let_run(self, request: Request, cause: str) -> None:
         if not request.fed_tokens:
@@ -83,7 +91,7 @@ class Scheduler:
         self.kept.give_back(request)
         if request.is_finished:
             self._coreside.ended(request)
-            if self.info is not None and self.info.can_trim:
+            if self._can_trim:
                 self._parking.keep(request)
             self._leave_slot(request, now_ns)
             self._parking.drop_snapshot(request)
@@ -272,6 +280,7 @@ class Scheduler:
     def core_ready(self, info: EngineInfo, now_ns: int) -> None:
         """A core serves: its slots are empty, whoever was in a slot before has left it."""
         self.info = info
+        self._can_trim = info.can_trim
         self._now_ns = now_ns
         self._slots = [None] * info.slots
         self._coreside = CoreSide()

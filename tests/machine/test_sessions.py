@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("cut_engine")
 
 SYSTEM = {"role": "system", "content": "answer " * 30}  # more than three chunks
 TURN = {"max_tokens": 12, "grammar": "printable"}  # an answer's text is whole characters then
+TOKENS = {"max_tokens": 12, "ignore_end": True}  # nothing is asked of the text side
 
 
 def user(text: str) -> dict[str, str]:
@@ -441,3 +442,44 @@ def test_whatever_is_done_with_sessions_an_answer_follows_from_what_was_said_bef
         assert found == tokens
     machine.ends(peer.pid)
     assert machine.store.lent_bytes == 0
+
+
+def test_a_turn_of_tokens_that_comes_while_no_core_is_up_goes_on_as_with_one():
+    replies = []
+    for dies in (False, True):
+        machine = Machine()
+        peer, session = opened(machine)
+        begin(machine, peer, session)
+        if dies:
+            machine.core_dies()
+        call = peer.call("llm.generate", session=session, tokens=[9] * 80, **TOKENS)
+        if dies:
+            machine.core_up()
+        machine.run()
+        replies.append(peer.reply(call))
+    assert replies[0]["tokens"] == replies[1]["tokens"]
+    assert replies[1]["usage"]["cached_tokens"] == 100 + 12 - 1
+
+
+def test_a_turn_that_comes_while_its_task_is_paused_for_memory_goes_on_as_without():
+    tokens = []
+    for room in (1 << 24, 3 << 16):
+        machine = Machine(slots=1, quantum_tokens=1, snapshot_bytes=room, policy="rr")
+        old, (peer, session) = machine.agent(), opened(machine)
+        begin(machine, peer, session)
+        for one in (old, old, old, old, peer):
+            one.call("llm.generate", tokens=[5] * 400, max_tokens=60, ignore_end=True)
+        while room < 1 << 24 and not machine.scheduler.paused:
+            assert machine.step()
+        assert (peer.pid in machine.scheduler._residency._paused) == (room < 1 << 24)
+        call = peer.call("llm.generate", session=session, tokens=[9] * 80, **TOKENS)
+        machine.run()
+        tokens.append(peer.reply(call)["tokens"])
+    assert tokens[0] == tokens[1]
+
+
+def begin(machine: Machine, peer: Peer, session: int) -> None:
+    """Have a first turn of 100 tokens."""
+    call = peer.call("llm.generate", session=session, tokens=[7] * 100, **TOKENS)
+    machine.run()
+    peer.reply(call)
