@@ -299,7 +299,10 @@ class SlotBank:
         began = time.monotonic_ns()
         tokens = self._length(source)
         there = self._get(target).copy() if self._length(target) else None
-        self._move_in(target, self._get(source))
+        if tokens:
+            self._move_in(target, self._get(source))
+        else:  # a request whose first token is fed now
+            self._empty(target)
         if there is None:
             self._empty(source)
         else:

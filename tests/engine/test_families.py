@@ -118,3 +118,17 @@ def test_a_context_saved_within_its_prompt_and_at_every_chunk_is_the_same_contex
         assert bank.length(slot) == agent.fed
     bank.close()
     assert agent.seen == alone(loaded, agent)
+
+
+def test_a_context_changes_places_with_none(case):
+    _, loaded = case
+    agent = Agent(5, 100, 110, loaded.vocab)
+    bank = loaded.bank(2, WINDOW)
+    step(bank, {1: agent})
+    if loaded.traits.can_move:
+        bank._exchange(0, 1)  # as for a request beside it whose first token is fed
+    assert [bank.length(slot) for slot in (0, 1)] == [0, agent.fed]
+    while not agent.is_done:
+        step(bank, {1: agent})
+    bank.close()
+    assert agent.seen == alone(loaded, agent)
