@@ -27,6 +27,7 @@ BARS = (  # the quick ones first
     "sessions",
     "durable",
     "tiers",
+    "exactness",
     "long_window",
     "syscall",
     "nullcall",

@@ -118,7 +118,10 @@ def drop_page_cache(pid: int) -> int:
     """Have what a kernel's swap file holds in the page cache dropped; return how many bytes the file has."""
     size = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(link)
+        try:
+            target = os.readlink(link)
+        except FileNotFoundError:  # closed meanwhile, as copies of segments' descriptors are
+            continue
         if "/swap/" in target and target.endswith("(deleted)"):
             fd = os.open(link, os.O_RDWR)
             os.fsync(fd)
