@@ -8,14 +8,12 @@ store, whenever the machine stops.
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
+from kernel.context.iothread import IoThread
 from kernel.context.record import Damaged, seal, unseal
 from kernel.effects import LoadRecord, RecordEffect, RemoveRecord, SetAsideRecord, StoreRecord
 from kernel.limits import MAX_RECORD_BYTES
@@ -40,52 +38,31 @@ def default_folder(kernel: str, environment: Mapping[str, str] = os.environ) -> 
     return Path(os.path.expanduser(base)) / "agentix" / kernel / "sessions"
 
 
-class RecordFiles:
+class RecordFiles(IoThread[RecordEffect, Done]):
     """Those in `folder`, which is made when the first is written. `wake_fd` is readable when there are answers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wanted: SimpleQueue[RecordEffect | None] = SimpleQueue()
-        self._done: deque[Done] = deque()
-        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
-        self._thread.start()
-
-    def ask(self, effect: RecordEffect) -> None:
-        """Have it done after all that was asked before."""
-        self._wanted.put(effect)
-
-    def answers(self) -> list[Done]:
-        """Return what was done since the last call."""
-        try:
-            os.eventfd_read(self.wake_fd)
-        except BlockingIOError:
-            return []
-        return [self._done.popleft() for _ in range(len(self._done))]
+        super().__init__("records")
 
     def close(self) -> None:
         """Do what was asked for, and end."""
-        self._wanted.put(None)
-        self._thread.join(END_S)
-        if not self._thread.is_alive():
-            os.close(self.wake_fd)
+        self.end(END_S)
 
-    def _run(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            path = self._folder / wanted.name
-            body, error, is_damaged = None, "", False
-            try:
-                body = _carry_out(wanted, path)
-            except Damaged as fault:
-                error, is_damaged = str(fault), True
-            except OSError as failure:
-                error = failure.strerror or str(failure)
-            self._done.append(Done(wanted.ticket, str(path), body, error, is_damaged))
-            os.eventfd_write(self.wake_fd, 1)
+    def _carry_out(self, wanted: RecordEffect) -> Done:
+        path = self._folder / wanted.name
+        body, error, is_damaged = None, "", False
+        try:
+            body = _body_of(wanted, path)
+        except Damaged as fault:
+            error, is_damaged = str(fault), True
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        return Done(wanted.ticket, str(path), body, error, is_damaged)
 
 
-def _carry_out(wanted: RecordEffect, path: Path) -> bytes | None:
-    """Return the body that was asked for, if there is one. Raises OSError, Damaged."""
+def _body_of(wanted: RecordEffect, path: Path) -> bytes | None:
+    """Do what was asked for and return the body, if there is one. Raises OSError, Damaged."""
     match wanted:
         case StoreRecord():
             _store(path, wanted.body)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from collections import deque
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
+
+from kernel.context.iothread import IoThread
 
 END_S = 1.0  # that closing waits for the disk; the thread ends with the process then
 
@@ -34,47 +33,30 @@ class _Copy(NamedTuple):
     size_bytes: int
 
 
-class SwapFile:
+class SwapFile(IoThread[_Copy, Done]):
     """An unnamed file in `folder`; making it raises OSError. `wake_fd` is readable when there are answers."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._fd = _unnamed(folder)
-        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wanted: SimpleQueue[_Copy | None] = SimpleQueue()
-        self._done: deque[Done] = deque()
-        self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
-        self._thread.start()
+        super().__init__("swap")
 
     def copy(self, core: int, ticket: int, is_out: bool, segment_fd: int, offset: int, size_bytes: int) -> None:
         """Copy a segment's first bytes to the file (is_out) or from it. Raises OSError where no descriptor is left."""
-        self._wanted.put(_Copy(core, ticket, is_out, os.dup(segment_fd), offset, size_bytes))
-
-    def answers(self) -> list[Done]:
-        """Return what was done since the last call."""
-        try:
-            os.eventfd_read(self.wake_fd)
-        except BlockingIOError:
-            return []
-        return [self._done.popleft() for _ in range(len(self._done))]
+        self.ask(_Copy(core, ticket, is_out, os.dup(segment_fd), offset, size_bytes))
 
     def close(self) -> None:
         """Give the file up, and what is still to be copied."""
-        self._wanted.put(None)
-        self._thread.join(END_S)
-        if not self._thread.is_alive():
+        if self.end(END_S):
             os.close(self._fd)
-            os.close(self.wake_fd)
 
-    def _run(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            try:
-                error = "" if _copied(self._fd, wanted) else "the file is shorter than what was written"
-            except OSError as failure:
-                error = failure.strerror or str(failure)
-            os.close(wanted.fd)
-            self._done.append(Done(wanted.core, wanted.ticket, error))
-            os.eventfd_write(self.wake_fd, 1)
+    def _carry_out(self, wanted: _Copy) -> Done:
+        try:
+            error = "" if _copied(self._fd, wanted) else "the file is shorter than what was written"
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        os.close(wanted.fd)
+        return Done(wanted.core, wanted.ticket, error)
 
 
 def _copied(fd: int, wanted: _Copy) -> bool:
