@@ -178,7 +178,7 @@ class Tiers:
 
     def write(self, now_ns: int, is_idle: bool) -> None:
         """Write what is in memory alone, if that may soon be needed or the core has nothing to do."""
-        if now_ns < self._no_writes_until_ns or not self.space.size_bytes:
+        if now_ns < self._no_writes_until_ns or not self.space.size_bytes or len(self._writes) >= MOST_WRITES:
             return
         if not is_idle and self.store.lent_bytes <= WRITE_PART * self.store.limit_bytes:
             return
